@@ -1,0 +1,606 @@
+"""What a table is, and the facts: the tables of one source, each made once, on first use.
+
+A table is its columns, in data, and one function that turns one document of evidence into rows::
+
+    EVENTS = Table(
+        name="events",
+        grain="one row per Kubernetes event",
+        asks=Listed("v1", "events"),
+        columns={"reason": Column("string", "why it was written, one word")},
+    )
+
+
+    @EVENTS.reads
+    def _rows(event: Json, question: Question, facts: Facts) -> Iterator[Row]:
+        yield {"reason": dig(event, "reason")}
+
+Every table ends with the column ``question``: which question to the mesh the row was read from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from meshnb.errors import CatalogueError, NotRecorded, UsageError, nearest
+from meshnb.sources.base import (
+    Answer,
+    HttpQuestion,
+    ListQuestion,
+    LogQuestion,
+    ProbeQuestion,
+    Question,
+    Source,
+    parse_time,
+)
+
+Json = Any
+Row = dict[str, Any]
+Reader = Callable[[Json, Question, "Facts"], Iterator[Row]]
+Derivation = Callable[["Facts"], Iterator[tuple[Question, Row]]]
+
+#: pandas dtypes that a column may have. Times are UTC; "object" holds tuples, lists or dicts.
+DTYPES = ("string", "boolean", "Int64", "Float64", "datetime64[us, UTC]", "object")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its pandas dtype, and what it says. The unit stands in the column's name."""
+
+    dtype: str
+    description: str
+    key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Asks for all objects of one Kubernetes resource; the reader gets one object at a time.
+
+    ``api`` is a group, or ``v1`` for the core group; any version of the group is taken. With
+    ``optional`` it is no gap when the cluster does not know the resource.
+    """
+
+    api: str
+    resource: str
+    optional: bool = False
+
+    def __str__(self) -> str:
+        """Return the question in words."""
+        return f"list {self.resource}" + ("" if self.api == "v1" else f".{self.api}")
+
+    def matches(self, question: Question) -> bool:
+        """Whether a question of a source is this one."""
+        return (
+            isinstance(question, ListQuestion)
+            and question.resource == self.resource
+            and question.api_version.rpartition("/")[0] == ("" if self.api == "v1" else self.api)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """Asks for a page on a port of each pod that has it; the reader gets the decoded JSON, or text.
+
+    ``path`` is the beginning of the path. ``proxies`` says that each sidecar and gateway should
+    have been asked: one that was not is a gap.
+    """
+
+    port: int
+    path: str
+    proxies: bool = False
+    text: bool = False
+
+    def __str__(self) -> str:
+        """Return the question in words."""
+        return f"GET {self.port}{self.path}"
+
+    def matches(self, question: Question) -> bool:
+        """Whether a question of a source is this one."""
+        return (
+            isinstance(question, HttpQuestion)
+            and question.port == self.port
+            and question.path.startswith(self.path)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Asks for the log of each container with one of these names; the reader gets one text."""
+
+    containers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the question in words."""
+        return f"log {' or '.join(self.containers)}"
+
+    def matches(self, question: Question) -> bool:
+        """Whether a question of a source is this one."""
+        return isinstance(question, LogQuestion) and question.container in self.containers
+
+
+Selector = Listed | Got | Logged
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something that a table wanted and did not get: of whom, and why.
+
+    ``state`` is ``not asked``, ``refused``, ``silent`` or ``unreadable``.
+    """
+
+    question: str
+    state: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return one readable sentence without its full stop."""
+        return f"{self.question}: {self.reason}"
+
+
+@dataclass(slots=True)
+class _Built:
+    frame: pd.DataFrame
+    gaps: dict[Gap, None]
+    questions: dict[Question, None]
+
+
+class Table:
+    """One table: name, grain, columns, which questions it asks, and how rows are read from them."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        grain: str,
+        columns: Mapping[str, Column],
+        asks: Selector | tuple[Selector, ...] = (),
+        istioctl: str = "",
+    ) -> None:
+        """Declare a table. ``istioctl`` is the command that shows the same, where there is one."""
+        for title, column in columns.items():
+            if column.dtype not in DTYPES:
+                raise CatalogueError(
+                    f"Column {name}.{title} has dtype {column.dtype!r}.",
+                    next_step=f"Use one of {', '.join(DTYPES)}.",
+                )
+        self.name = name
+        self.grain = grain
+        self.asks: tuple[Selector, ...] = asks if isinstance(asks, tuple) else (asks,)
+        self.istioctl = istioctl
+        self.columns: Mapping[str, Column] = {
+            **columns,
+            "question": Column("string", "the question to the mesh that this row was read from"),
+        }
+        self._reader: Reader | None = None
+        self._derivation: Derivation | None = None
+        self.__doc__ = self.document()
+
+    def __repr__(self) -> str:
+        """Show the name and the grain."""
+        return f"<Table {self.name}: {self.grain}>"
+
+    def document(self) -> str:
+        """Return the table's documentation: grain, what it asks, columns with their meaning."""
+        width = max(len(name) for name in self.columns)
+        lines = [f"{self.name}: {self.grain}.", ""]
+        if self.asks:
+            lines += [f"Asks: {'; '.join(str(ask) for ask in self.asks)}."]
+        if self.istioctl:
+            lines += [f"The same with istioctl: {self.istioctl}"]
+        lines += ["", "Columns:"]
+        for name, column in self.columns.items():
+            mark = " (key)" if column.key else ""
+            lines.append(f"  {name:<{width}}  {column.description}{mark}  [{column.dtype}]")
+        return "\n".join(lines)
+
+    def reads(self, reader: Reader) -> Reader:
+        """Declare the function that reads the rows of one document: an object, a page or a log."""
+        self._reader = reader
+        return reader
+
+    def derives(self, derivation: Derivation) -> Derivation:
+        """Declare the function that makes the rows from other tables or from several questions."""
+        self._derivation = derivation
+        return derivation
+
+    def rows(self, facts: Facts) -> Iterator[tuple[Question, Row]]:
+        """Yield each row with the question it was read from."""
+        if self._derivation is not None:
+            yield from self._derivation(facts)
+        elif self._reader is not None:
+            for selector in self.asks:
+                yield from facts.read(selector, self._reader)
+        else:
+            raise CatalogueError(f"Table {self.name} has no reader.")
+
+    def frame(self, rows: Iterable[tuple[Question, Row]]) -> pd.DataFrame:
+        """Return rows as a DataFrame with exactly this table's columns and dtypes."""
+        values: dict[str, list[Any]] = {name: [] for name in self.columns}
+        known = self.columns.keys()
+        titles: dict[Question, str] = {}
+        for question, row in rows:
+            if not row.keys() <= known:
+                raise CatalogueError(
+                    f"Table {self.name} yields undeclared columns {sorted(row.keys() - known)}."
+                )
+            title = titles.get(question)
+            if title is None:
+                title = titles[question] = str(question)
+            for name, column in values.items():
+                column.append(title if name == "question" else row.get(name))
+        return pd.DataFrame(
+            {name: _typed(values[name], column.dtype) for name, column in self.columns.items()}
+        )
+
+
+def _typed(values: list[Any], dtype: str) -> Any:
+    if dtype == "object":
+        return pd.Series(values, dtype=object)
+    if dtype.startswith("datetime"):
+        return pd.Series(pd.DatetimeIndex([moment(value) for value in values], dtype=dtype))
+    clean = _CLEAN[dtype]
+    name: Any = dtype  # the stubs know each name of a dtype, but not a variable that holds one
+    return pd.array([None if value is None else clean(value) for value in values], dtype=name)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if -(1 << 63) <= number < 1 << 63 else None
+
+
+def _real(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _truth(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+_CLEAN: Mapping[str, Callable[[Any], Any]] = {
+    "string": _text,
+    "Int64": _whole,
+    "Float64": _real,
+    "boolean": _truth,
+}
+
+
+def moment(value: Any) -> datetime | None:
+    """Return a time from an RFC 3339 text or a datetime; None when it is neither."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str):
+        return None
+    try:
+        return parse_time(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def dig(document: Json, *path: str | int, default: Any = None) -> Any:
+    """Return the value at a path of keys and positions, or ``default`` where the path ends early.
+
+    A value of null counts as absent. Evidence may have any shape: a path through something that is
+    not an object or a list ends there.
+    """
+    value = document
+    for step in path:
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and -len(value) <= step < len(value):
+            value = value[step]
+        else:
+            return default
+    return default if value is None else value
+
+
+def items(document: Json, *path: str | int) -> list[Any]:
+    """Return the list at a path, or an empty list where there is none."""
+    value = dig(document, *path)
+    return value if isinstance(value, list) else []
+
+
+def mapping(document: Json, *path: str | int) -> Mapping[str, Any]:
+    """Return the object at a path, or an empty one where there is none."""
+    value = dig(document, *path)
+    return value if isinstance(value, Mapping) else {}
+
+
+@dataclass(slots=True)
+class Facts:
+    """All tables of one source. ``facts["routes"]`` makes a table on first use and keeps it.
+
+    >>> from meshnb import Facts, open_source
+    >>> facts = Facts(open_source("recorded:healthy"))
+    >>> facts["services"].query("namespace == 'bookinfo'")["service"].tolist()
+    ['details', 'productpage', 'ratings', 'reviews']
+    """
+
+    source: Source
+    _catalogue: Mapping[str, Table] = field(default_factory=dict)
+    _built: dict[str, _Built] = field(default_factory=dict)
+    _open: list[_Built] = field(default_factory=list)
+    _answers: dict[Question, Answer] = field(default_factory=dict)
+    _documents: dict[Question, Any] = field(default_factory=dict)
+    _questions: tuple[Question, ...] = ()
+    _titles: dict[str, Question] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take the questions that the source has."""
+        self._questions = tuple(self.source.questions())
+        self._titles = {str(question): question for question in self._questions}
+        if not self._catalogue:
+            from meshnb.tables import TABLES  # noqa: PLC0415  the list of tables imports this module
+
+            self._catalogue = TABLES
+
+    def __repr__(self) -> str:
+        """Name the source and count its questions."""
+        return f"<Facts of {self.source.label}: {len(self._questions)} questions>"
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        """Return a table. Raises UsageError for an unknown name, offering the nearest."""
+        return self._table(name).frame
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._catalogue)
+
+    def _table(self, name: str) -> _Built:
+        built = self._built.get(name)
+        if built is None:
+            table = self._catalogue.get(name)
+            if table is None:
+                raise UsageError(
+                    f"There is no table {name!r}.", next_step=nearest(name, self._catalogue)
+                )
+            built = _Built(pd.DataFrame(), {}, {})
+            self._open.append(built)
+            try:
+                built.frame = table.frame(table.rows(self))
+            finally:
+                self._open.pop()
+            built.frame.attrs["table"] = name
+            self._built[name] = built
+        for outer in self._open:
+            outer.gaps.update(built.gaps)
+            outer.questions.update(built.questions)
+        return built
+
+    def gaps(self, *names: str) -> tuple[Gap, ...]:
+        """Return what these tables wanted and did not get, each gap once."""
+        found: dict[Gap, None] = {}
+        for name in names:
+            found.update(self._table(name).gaps)
+        return tuple(found)
+
+    @property
+    def now(self) -> datetime:
+        """The moment of the evidence: when the source's newest answer was taken.
+
+        Certificates and ages are judged by this, never by the clock: a recording is always old.
+        """
+        return self.source.now
+
+    def question(self, title: str) -> Question:
+        """Return the question that a table's column ``question`` names."""
+        return self._titles[title]
+
+    def answer(self, question: Question) -> Answer:
+        """Return the answer to one question, asked once."""
+        answer = self._answers.get(question)
+        if answer is None:
+            answer = next(iter(self.source.ask([question])))
+            self._answers[question] = answer
+        return answer
+
+    def gap(self, question: Question | str, state: str, reason: str) -> None:
+        """Note that the tables that are being made wanted something and did not get it."""
+        for built in self._open:
+            built.gaps[Gap(str(question), state, reason)] = None
+
+    def select(self, selector: Selector) -> list[Question]:
+        """Return the questions that a selector asks for; notes a gap when there is none."""
+        found = [question for question in self._questions if selector.matches(question)]
+        if isinstance(selector, Got) and selector.proxies:
+            asked = {(q.namespace, q.pod) for q in found if isinstance(q, HttpQuestion)}
+            for namespace, pod in self._proxies():
+                if (namespace, pod) not in asked:
+                    self.gap(
+                        f"GET {namespace}/{pod}:{selector.port}{selector.path}",
+                        "not asked",
+                        "was never asked",
+                    )
+        elif not found and not (isinstance(selector, Listed) and selector.optional):
+            self.gap(str(selector), "not asked", "was never asked")
+        return found
+
+    def _proxies(self) -> Iterator[tuple[str, str]]:
+        """Yield namespace and name of each pod that should have a running Envoy."""
+        for _, pod in self.objects(Listed("v1", "pods")):
+            if dig(pod, "status", "phase") in ("Succeeded", "Failed"):
+                continue
+            containers = items(pod, "spec", "containers") + items(pod, "spec", "initContainers")
+            envoy = any(
+                dig(container, "name") == "istio-proxy"
+                and "ztunnel" not in str(dig(container, "args"))
+                for container in containers
+            )
+            labels = mapping(pod, "metadata", "labels")
+            if envoy and labels.get("app") != "ztunnel":
+                yield str(dig(pod, "metadata", "namespace")), str(dig(pod, "metadata", "name"))
+
+    def answers(self, selector: Selector) -> Iterator[Answer]:
+        """Yield the usable answers to a selector; notes a gap for each refused or silent one."""
+        for question in self.select(selector):
+            try:
+                answer = self.answer(question)
+            except NotRecorded as error:
+                self.gap(question, "not asked", error.what)
+                continue
+            for built in self._open:
+                built.questions[question] = None
+            if answer.refused:
+                self.gap(question, "refused", answer.error or f"refused with {answer.status}")
+            elif answer.error is not None:
+                self.gap(question, "silent", answer.error)
+            elif isinstance(question, ListQuestion) and answer.status == 404:
+                continue  # the cluster does not know this resource, so there are none
+            elif answer.status is not None and answer.status >= 400:
+                self.gap(question, "refused", f"answered with status {answer.status}")
+            else:
+                yield answer
+
+    def document(self, answer: Answer, *, text: bool = False) -> Any:
+        """Return a body as text, or as JSON, decoded once; None when it is no JSON."""
+        if text:
+            return (answer.body or b"").decode("utf-8", "replace")
+        if answer.question not in self._documents:
+            try:
+                document = msgspec.json.decode(answer.body or b"")
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                document = None
+                self._documents[answer.question] = error
+            else:
+                self._documents[answer.question] = document
+        document = self._documents[answer.question]
+        if isinstance(document, Exception):
+            self.gap(answer.question, "unreadable", f"is not JSON: {document}")
+            return None
+        return document
+
+    def objects(self, selector: Listed) -> Iterator[tuple[Question, Json]]:
+        """Yield each Kubernetes object of a list with the question it came from."""
+        for answer in self.answers(selector):
+            document = self.document(answer)
+            listed = dig(document, "items", default=[]) if isinstance(document, Mapping) else None
+            if document is not None and not isinstance(listed, list):
+                self.gap(answer.question, "unreadable", "is not a list of Kubernetes objects")
+            for position, item in enumerate(listed if isinstance(listed, list) else []):
+                if isinstance(item, Mapping):
+                    yield answer.question, item
+                else:
+                    self.gap(answer.question, "unreadable", f"item {position} is no object")
+
+    def documents(self, selector: Selector) -> Iterator[tuple[Question, Any]]:
+        """Yield each document of a selector with its question: objects, decoded pages, or texts."""
+        if isinstance(selector, Listed):
+            yield from self.objects(selector)
+            return
+        text = isinstance(selector, Logged) or selector.text
+        for answer in self.answers(selector):
+            document = self.document(answer, text=text)
+            if document is not None:
+                yield answer.question, document
+
+    def read(self, selector: Selector, reader: Reader) -> Iterator[tuple[Question, Row]]:
+        """Yield the rows of each document; one of an unexpected shape costs only its own rows."""
+        for question, document in self.documents(selector):
+            try:
+                for row in reader(document, question, self):
+                    yield question, row
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+                self.gap(
+                    question,
+                    "unreadable",
+                    f"has an unexpected shape ({type(error).__name__}: {error})",
+                )
+
+    def coverage(self) -> pd.DataFrame:
+        """Return what was asked, and whether it was answered, refused, silent or unreadable.
+
+        One row per question of the source, then one per gap that no question belongs to, then one
+        per damage of the source itself. Columns: ``question``, ``kind``, ``namespace``, ``pod``,
+        ``state``, ``reason``, ``status``, ``taken_at``, ``elapsed_ms``. All tables are made first.
+        """
+        unreadable: dict[str, str] = {}
+        unasked: dict[str, str] = {}
+        for name in self._catalogue:
+            for gap in self.gaps(name):
+                if gap.state == "unreadable":
+                    unreadable[gap.question] = gap.reason
+                elif gap.state == "not asked":
+                    unasked[gap.question] = gap.reason
+        rows: list[Row] = []
+        for question in self._questions:
+            answer = self.answer(question)
+            state, reason = "answered", None
+            if answer.refused:
+                state, reason = "refused", answer.error or f"status {answer.status}"
+            elif answer.error is not None:
+                state, reason = "silent", answer.error
+            elif str(question) in unreadable:
+                state, reason = "unreadable", unreadable[str(question)]
+            elif not answer.body and not isinstance(question, ProbeQuestion):
+                state = "empty"
+            request = question.to_json()
+            rows.append(
+                {
+                    "question": str(question),
+                    "kind": request["kind"],
+                    "namespace": request.get("namespace"),
+                    "pod": request.get("pod"),
+                    "state": state,
+                    "reason": reason,
+                    "status": answer.status,
+                    "taken_at": answer.taken_at,
+                    "elapsed_ms": answer.elapsed_ms,
+                }
+            )
+        rows += [
+            {"question": title, "state": "not asked", "reason": reason}
+            for title, reason in unasked.items()
+        ]
+        rows += [
+            {"question": "the bundle itself", "state": "damaged", "reason": reason}
+            for reason in self.source.damage
+        ]
+        return pd.DataFrame(
+            {
+                name: _typed([row.get(name) for row in rows], dtype)
+                for name, dtype in _COVERAGE.items()
+            }
+        )
+
+    def tables(self) -> pd.DataFrame:
+        """Return every table: name, grain, rows, columns, and what is missing of it and why."""
+        return pd.DataFrame(
+            [
+                {
+                    "table": name,
+                    "grain": table.grain,
+                    "rows": len(self[name]),
+                    "columns": ", ".join(table.columns),
+                    "missing": "; ".join(str(gap) for gap in self.gaps(name)),
+                }
+                for name, table in self._catalogue.items()
+            ],
+            columns=["table", "grain", "rows", "columns", "missing"],
+        )
+
+
+_COVERAGE: Mapping[str, str] = {
+    "question": "string",
+    "kind": "string",
+    "namespace": "string",
+    "pod": "string",
+    "state": "string",
+    "reason": "string",
+    "status": "Int64",
+    "taken_at": "datetime64[us, UTC]",
+    "elapsed_ms": "Float64",
+}
