@@ -25,6 +25,7 @@ from meshnb.tables.pods import PODS
 from meshnb.tables.proxies import PROXIES
 from meshnb.tables.proxy_log import PROXY_LOG
 from meshnb.tables.proxy_status import PROXY_STATUS
+from meshnb.tables.rollouts import ROLLOUTS
 from meshnb.tables.routes import ROUTES
 from meshnb.tables.secrets import SECRETS
 from meshnb.tables.service_accounts import SERVICE_ACCOUNTS
@@ -32,6 +33,7 @@ from meshnb.tables.service_endpoints import SERVICE_ENDPOINTS
 from meshnb.tables.services import SERVICES
 from meshnb.tables.webhooks import WEBHOOKS
 from meshnb.tables.workloads import WORKLOADS
+from meshnb.tables.ztunnel_access_log import ZTUNNEL_ACCESS_LOG
 
 __all__ = ["TABLES", "Column", "Facts", "Gap", "Table"]
 
@@ -42,6 +44,7 @@ TABLES: Mapping[str, Table] = {
         NODES,
         NAMESPACES,
         WORKLOADS,
+        ROLLOUTS,
         PODS,
         CONTAINERS,
         SERVICES,
@@ -64,6 +67,7 @@ TABLES: Mapping[str, Table] = {
         ENDPOINTS,
         CERTIFICATES,
         ACCESS_LOG,
+        ZTUNNEL_ACCESS_LOG,
         PROXY_LOG,
         EVENTS,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Got, Json, Row, Table, dig, items, mapping
-from meshnb.tables.envoy import proxy_of
+from meshnb.tables.envoy import address_port, proxy_of
 
 ENDPOINTS = Table(
     name="endpoints",
@@ -112,8 +112,7 @@ def _address(address: Json) -> tuple[str, int | None]:
     if internal:
         name = dig(internal, "server_listener_name", default="")
         return f"envoy://{name}/{dig(internal, 'endpoint_id', default='')}", None
-    port = dig(address, "socket_address", "port_value")
-    return str(dig(address, "socket_address", "address", default="")), port or None
+    return str(dig(address, "socket_address", "address", default="")), address_port(address) or None
 
 
 def _counters(host: Json) -> dict[str, Any]:

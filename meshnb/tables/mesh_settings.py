@@ -40,12 +40,17 @@ _DEEPEST = 6
 
 @MESH_SETTINGS.derives
 def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
-    answered = False
-    for question, row in facts.read(_HELD, _from_istiod):
-        answered = True
-        yield question, row
-    if not answered:
-        yield from facts.read(_CONFIG_MAPS, _from_config_map)
+    found = False
+    if any(_HELD.matches(question) for question in facts.source.questions()):
+        for question, row in facts.read(_HELD, _from_istiod):
+            found = True
+            yield question, row
+    if not found:
+        for question, row in facts.read(_CONFIG_MAPS, _from_config_map):
+            found = True
+            yield question, row
+    if not found:
+        facts.gap(str(_HELD), "not asked", "was never asked, and no ConfigMap holds the settings")
 
 
 def _from_istiod(document: Json, question: Question, facts: Facts) -> Iterator[Row]:

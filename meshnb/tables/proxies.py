@@ -10,7 +10,7 @@ import yaml
 
 from meshnb.errors import NotRecorded
 from meshnb.sources.base import Answer, HttpQuestion, Question
-from meshnb.tables.base import Column, Facts, Got, Listed, Row, Selector, Table, dig, items, mapping
+from meshnb.tables.base import Column, Facts, Got, Listed, Row, Table, dig, items, mapping
 from meshnb.tables.envoy import CONFIG_DUMP, proxy_of
 
 _SERVER_INFO = Got(15000, "/server_info", proxies=True)
@@ -53,15 +53,15 @@ PROXIES = Table(
 
 @PROXIES.derives
 def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
-    dumps = {proxy_of(question): (question, dump) for question, dump in _read(facts, CONFIG_DUMP)}
-    infos = {proxy_of(question): (question, info) for question, info in _read(facts, _SERVER_INFO)}
+    dumps = {proxy_of(q): (q, dump) for q, dump in facts.documents(CONFIG_DUMP)}
+    infos = {proxy_of(q): (q, info) for q, info in facts.documents(_SERVER_INFO)}
     asked = _asked(facts)
     connections = _connections(facts)
     certificates = facts["certificates"]
     own = certificates[certificates["resource_name"] == "default"]
     trust_domains = dict(zip(own["proxy"], own["trust_domain"], strict=True))
     documents = {
-        (dig(pod, "metadata", "namespace"), dig(pod, "metadata", "name")): pod
+        (str(dig(pod, "metadata", "namespace")), str(dig(pod, "metadata", "name"))): pod
         for _, pod in facts.objects(_PODS)
     }
     pods = facts["pods"]
@@ -75,10 +75,11 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
         strict=True,
     ):
         proxy = str(row["proxy"])
-        document = documents.get((row["namespace"], row["pod"]), {})
+        document = documents.get((str(row["namespace"]), str(row["pod"])), {})
         question, dump = dumps.get(proxy, (facts.question(str(title)), None))
         configs = items(dump, "configs")
-        node = mapping(next((dig(config, "bootstrap", "node") for config in configs), None))
+        nodes = (mapping(config, "bootstrap", "node") for config in configs)
+        node: Mapping[str, Any] = next(filter(None, nodes), {})
         proxied = trust_domains.get(proxy)
         yield (
             question,
@@ -98,10 +99,6 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
         )
 
 
-def _read(facts: Facts, selector: Got) -> Iterator[tuple[Question, Any]]:
-    return facts.documents(selector)
-
-
 def _asked(facts: Facts) -> Mapping[tuple[str, int], list[HttpQuestion]]:
     """Return the pages of each pod that the source was asked for, by proxy and port."""
     found: dict[tuple[str, int], list[HttpQuestion]] = {}
@@ -112,9 +109,8 @@ def _asked(facts: Facts) -> Mapping[tuple[str, int], list[HttpQuestion]]:
 
 
 def _answers(
-    facts: Facts, asked: Mapping[tuple[str, int], list[HttpQuestion]], proxy: str, page: Selector
+    facts: Facts, asked: Mapping[tuple[str, int], list[HttpQuestion]], proxy: str, page: Got
 ) -> Iterator[Answer]:
-    assert isinstance(page, Got)
     for question in asked.get((proxy, page.port), []):
         if page.matches(question):
             try:

@@ -1,0 +1,83 @@
+"""What a symptom is: something that users of the mesh, or the mesh itself, would complain about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from meshnb.tables import Facts
+from meshnb.traces.mesh import Mesh
+from meshnb.traces.request import Failure, Failures
+
+#: Symptoms weigh half as much for each such stretch of time since they were last seen, in seconds.
+HALF_LIFE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """One thing that goes wrong, with everything that shows it.
+
+    ``kind`` is ``request`` (an HTTP request failed), ``connection`` (a bare connection failed),
+    ``pod`` (a pod is not ready or was not made), ``sync`` (a proxy is out of step with istiod) or
+    ``control plane`` (istiod itself does not answer). ``rows`` are the labels of the rows of
+    ``table`` that show it. The remaining fields are empty where they do not apply.
+    """
+
+    kind: str
+    message: str
+    count: int
+    table: str
+    rows: tuple[int, ...]
+    first_seen: datetime | None = None
+    last_seen: datetime | None = None
+    #: count, with old ones counting less
+    weight: float = 0.0
+    #: "client", "server" or "gateway": whose proxy reports it; empty when no proxy does
+    side: str = ""
+    code: int = 0
+    flags: frozenset[str] = frozenset()
+    details: str = ""
+    upstream_failure: str = ""
+    #: the host that was asked, in full where a Service has it
+    host: str = ""
+    port: int | None = None
+    cluster: str = ""
+    route_name: str = ""
+    #: namespace and name of the workload at which it shows
+    workload: tuple[str, str] = ("", "")
+    #: the proxies or pods that report it, as pod.namespace
+    reporters: tuple[str, ...] = ()
+    #: the proxies in front that saw the consequence
+    callers: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    #: whether the same request had succeeded earlier in the same logs, for anybody
+    worked_before: bool = False
+    #: whether it had succeeded for one of the callers for whom it fails
+    worked_for_caller: bool = False
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Symptoms:
+    """All symptoms of a source, the heaviest first."""
+
+    found: tuple[Symptom, ...] = field(default_factory=tuple)
+
+    def __iter__(self) -> Iterator[Symptom]:
+        """Yield each symptom, the heaviest first."""
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        """Return the number of symptoms."""
+        return len(self.found)
+
+
+Reader = Callable[[Facts, Mesh, Failures], Iterable[Symptom]]
+
+
+def weight_of(times: Iterable[datetime], now: datetime) -> float:
+    """Return how much failures at these times weigh: 1 each, less the longer ago."""
+    ages = [max((now - time).total_seconds(), 0.0) for time in times]
+    return sum(math.pow(0.5, age / HALF_LIFE_S) for age in ages)

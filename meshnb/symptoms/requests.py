@@ -1,0 +1,193 @@
+"""Symptoms in the access logs: requests and connections that failed, grouped by where and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from meshnb.symptoms.base import Symptom, weight_of
+from meshnb.tables import Facts
+from meshnb.traces.mesh import Mesh
+from meshnb.traces.request import Failure, Failures, failed
+
+_CLUSTER = re.compile(r"^(?:outbound|inbound)[|_]\.?(\d+)[|_]\.?([^|]*?)(?:[|]|_\.)(.*)$")
+#: Parts of the details that differ from request to request.
+_VARIABLE = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}:\d+")
+
+
+def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
+    """Yield one symptom per place, destination and manner of failure."""
+    worked = _successes(facts)
+    groups: dict[tuple[object, ...], list[tuple[Failure, str, int | None, str]]] = {}
+    for failure in failures:
+        if not _matters(failure):
+            continue
+        host, port = destination(failure, mesh)
+        side = _side(failure, mesh)
+        place = (
+            (failure.namespace, failure.workload) if side == "server" else host or failure.authority
+        )
+        key = (
+            side,
+            place,
+            port,
+            failure.is_connection,
+            failure.code,
+            failure.flags,
+            _VARIABLE.sub("…", failure.details),
+            _VARIABLE.sub("…", failure.upstream_failure),
+            failure.connection_details,
+        )
+        groups.setdefault(key, []).append((failure, host, port, side))
+    for members in groups.values():
+        first, host, port, side = members[0]
+        all_of_it = tuple(member[0] for member in members)
+        times = [failure.time for failure in all_of_it if failure.time is not None]
+        yield Symptom(
+            kind="connection" if first.is_connection else "request",
+            message=_message(first, host, port, side, all_of_it, mesh),
+            count=len(all_of_it),
+            table="access_log",
+            rows=tuple(failure.index for failure in all_of_it),
+            first_seen=min(times, default=None),
+            last_seen=max(times, default=None),
+            weight=weight_of(times, failures.last or facts.now),
+            side=side,
+            code=first.code,
+            flags=first.flags,
+            details=first.details or first.connection_details,
+            upstream_failure=first.upstream_failure,
+            host=host,
+            port=port,
+            cluster=first.cluster,
+            route_name=first.route_name,
+            workload=(first.namespace, first.workload) if side == "server" else ("", ""),
+            reporters=tuple(dict.fromkeys(failure.proxy for failure in all_of_it)),
+            callers=tuple(dict.fromkeys(c for failure in all_of_it for c in failure.callers)),
+            failures=all_of_it,
+            worked_before=any(_earlier(worked, f, ("",)) for f in all_of_it),
+            worked_for_caller=any(
+                _earlier(worked, f, (*f.callers, split_address(f.remote_address)[0], f.proxy))
+                for f in all_of_it
+            ),
+        )
+
+
+def _successes(facts: Facts) -> dict[tuple[str, str, str], datetime]:
+    """Return when each authority and path first succeeded, for each caller and for anybody.
+
+    A caller is a proxy that sent the request, or the address that the server's proxy saw; anybody
+    is ``""``.
+    """
+    log = facts["access_log"]
+    fine = log[~failed(log) & log["method"].notna() & log["start_time"].notna()]
+    first: dict[tuple[str, str, str], datetime] = {}
+    for authority, path, proxy, remote, direction, time in zip(
+        fine["authority"].fillna(""),
+        fine["path"].fillna(""),
+        fine["proxy"],
+        fine["downstream_remote_address"].fillna(""),
+        fine["direction"],
+        fine["start_time"],
+        strict=True,
+    ):
+        caller = split_address(remote)[0] if direction == "inbound" else proxy
+        for who in ("", caller):
+            key = (authority, path.partition("?")[0], who)
+            if key not in first or time < first[key]:
+                first[key] = time
+    return first
+
+
+def _earlier(
+    worked: dict[tuple[str, str, str], datetime], failure: Failure, callers: Iterable[str]
+) -> bool:
+    times = [
+        worked.get((failure.authority, failure.path.partition("?")[0], caller))
+        for caller in callers
+    ]
+    return failure.time is not None and any(
+        time is not None and time < failure.time for time in times
+    )
+
+
+def _matters(failure: Failure) -> bool:
+    # An application's own 4xx is its answer to its user; only 5xx is something going wrong.
+    return not (failure.answered_by_application and failure.code < 500 and not failure.flags)
+
+
+def _side(failure: Failure, mesh: Mesh) -> str:
+    if failure.direction == "inbound":
+        return "server"
+    pod = next((p for p in mesh.pods if p.proxy == failure.proxy), None)
+    return "gateway" if pod is not None and pod.mesh in ("gateway", "waypoint") else "client"
+
+
+def destination(failure: Failure, mesh: Mesh) -> tuple[str, int | None]:
+    """Return the host and port that a failed request was for; an empty host when it cannot be told.
+
+    From the cluster that was chosen, else from the Service with the original destination address,
+    else from the authority. For the inbound side, from the name that the client's proxy called.
+    """
+    name = failure.server_name if failure.direction == "inbound" else failure.cluster
+    match = _CLUSTER.match(name)
+    if match and match[3]:
+        return match[3], int(match[1])
+    address, port = split_address(failure.local_address)
+    if failure.direction != "inbound":
+        service = mesh.service_at(address, port)
+        if service is not None:
+            return service.host, service.port
+    host, colon, written = failure.authority.rpartition(":")
+    if not colon or not written.isdigit():
+        host, written = failure.authority, ""
+    full = mesh.fqdn(host, failure.namespace)
+    if not mesh.known_host(full) and host.count(".") in (1, 2):
+        longer = (
+            known for known in mesh.hosts if known.startswith(f"{host}.") and ".svc." in known
+        )
+        full = next(longer, full)
+    return full, int(written) if written else port
+
+
+def split_address(address: str) -> tuple[str, int | None]:
+    """Split an address and port, IPv6 in brackets included; the port is None when there is none."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return address.strip("[]"), None
+    return host.strip("[]"), int(port)
+
+
+def _message(
+    failure: Failure,
+    host: str,
+    port: int | None,
+    side: str,
+    failures: tuple[Failure, ...],
+    mesh: Mesh,
+) -> str:
+    flags = ",".join(sorted(failure.flags))
+    what = f"{failure.code} {flags}".strip() if failure.code else flags or "ended"
+    seen = len({f.proxy for f in failures} | {c for f in failures for c in f.callers})
+    seen_by = f"seen by {seen} prox{'y' if seen == 1 else 'ies'}"
+    name = _short(host, mesh) or "an unknown destination"
+    at = f"{name}:{port}" if port else name
+    if side == "server":
+        place = f"{failure.namespace}/{failure.workload}"
+        if failure.is_connection:
+            return f"connections to {place} ended with {what} {failure.details}".strip()
+        if failure.answered_by_application:
+            return f"{what} from the application {place}, {seen_by}"
+        return f"{what} at {place} ({failure.details}), {seen_by}"
+    if failure.is_connection:
+        return f"connections to {at} ended with {what} {failure.details}".strip() + f", {seen_by}"
+    if side == "gateway":
+        gateway = f"{failure.namespace}/{failure.workload}"
+        return f"{what} at the gateway {gateway} for {failure.authority or at}"
+    return f"{what} from {at} ({failure.details}), {seen_by}"
+
+
+def _short(host: str, mesh: Mesh) -> str:
+    ports = mesh.ports(host)
+    return f"{ports[0].service}.{ports[0].namespace}" if ports else host

@@ -1,0 +1,14 @@
+"""One thing followed across tables. Each trace is a value that checks take as a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meshnb.traces.base import Trace
+from meshnb.traces.mesh import MESH
+from meshnb.traces.request import FAILURES
+
+__all__ = ["TRACES", "Trace"]
+
+#: Every trace, by the name under which a check asks for it.
+TRACES: Mapping[str, Trace] = {trace.name: trace for trace in (MESH, FAILURES)}

@@ -1,0 +1,363 @@
+"""The trace ``mesh``: what a name, an address or a policy means in this mesh.
+
+Istio's rules for short host names, effective PeerAuthentication and root namespaces stand here
+once, so that each check reads the same mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from meshnb.tables import Facts
+from meshnb.tables.base import Json, dig, items, mapping
+from meshnb.traces.base import Trace
+
+#: Host of every Service of a cluster whose DNS domain is the default.
+CLUSTER_DOMAIN = "cluster.local"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConfigObject:
+    """One Istio or Gateway API object, as the table ``istio_config`` has it."""
+
+    kind: str
+    group: str
+    namespace: str
+    name: str
+    created: Any
+    changed: Any
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    spec: Mapping[str, Any]
+    index: int
+
+    def __str__(self) -> str:
+        """Return kind, namespace and name."""
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServicePort:
+    """One port of a Service, as the table ``services`` has it."""
+
+    namespace: str
+    service: str
+    host: str
+    port: int | None
+    port_name: str
+    protocol: str
+    target_port: str
+    cluster_ip: str
+    selector: Mapping[str, str]
+    headless: bool
+    external_name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pod:
+    """One pod, as the table ``pods`` has it."""
+
+    namespace: str
+    pod: str
+    address: str
+    phase: str
+    ready: bool
+    mesh: str
+    proxy: str
+    workload_kind: str
+    workload: str
+    service_account: str
+    host_network: bool
+    created: Any
+    deleted: Any
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    not_ready_reason: str
+
+    @property
+    def running(self) -> bool:
+        """Whether the pod is meant to run: neither finished nor being deleted."""
+        return self.phase not in ("Succeeded", "Failed") and self.deleted is None
+
+    @property
+    def in_mesh(self) -> bool:
+        """Whether a proxy of the mesh stands in front of the pod."""
+        return self.mesh in ("sidecar", "gateway", "waypoint", "ambient")
+
+    @property
+    def identity(self) -> str:
+        """The part of the SPIFFE identity after the trust domain."""
+        return f"ns/{self.namespace}/sa/{self.service_account or 'default'}"
+
+
+@dataclass(slots=True)
+class Mesh:
+    """Names, addresses and policies of one mesh, looked up."""
+
+    objects: tuple[ConfigObject, ...]
+    services: tuple[ServicePort, ...]
+    pods: tuple[Pod, ...]
+    namespaces: Mapping[str, Mapping[str, str]]
+    settings: Mapping[str, str]
+    #: namespaces that hold an istiod; policies in the root namespace hold for the whole mesh
+    control_plane_namespaces: frozenset[str]
+    root_namespace: str
+    _hosts: frozenset[str] = field(init=False)
+    _by_address: Mapping[str, Pod] = field(init=False)
+    _by_host: Mapping[str, tuple[ServicePort, ...]] = field(init=False)
+    _selected: dict[ServicePort, list[Pod]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Index hosts and addresses."""
+        hosts = {service.host for service in self.services}
+        for entry in self.of("ServiceEntry"):
+            hosts.update(str(host) for host in items(entry.spec, "hosts"))
+        self._hosts = frozenset(hosts)
+        self._by_address = {
+            pod.address: pod
+            for pod in self.pods
+            if pod.address and pod.running and not pod.host_network
+        }
+        by_host: dict[str, tuple[ServicePort, ...]] = {}
+        for service in self.services:
+            by_host[service.host] = (*by_host.get(service.host, ()), service)
+        self._by_host = by_host
+        self._selected = {}
+
+    def of(self, kind: str, group: str = "istio.io") -> Iterator[ConfigObject]:
+        """Yield the objects of one kind. ``group`` is the end of their API group."""
+        for item in self.objects:
+            if item.kind == kind and item.group.endswith(group):
+                yield item
+
+    def fqdn(self, host: str, namespace: str) -> str:
+        """Return a host in full: a name without a dot is a Service of the object's own namespace.
+
+        Istio's rule (``ResolveShortnameToFQDN``): only names without any dot are completed.
+        """
+        if "." in host or host == "*" or not host:
+            return host
+        return f"{host}.{namespace}.svc.{CLUSTER_DOMAIN}"
+
+    def known_host(self, host: str) -> bool:
+        """Whether a Service or a ServiceEntry has this host, wildcards included."""
+        return host in self._hosts or any(
+            known.startswith("*") and host_matches(known, host) for known in self._hosts
+        )
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Every host that a Service or a ServiceEntry defines."""
+        return self._hosts
+
+    def ports(self, host: str) -> tuple[ServicePort, ...]:
+        """Return the ports of the Service with this host; empty when there is none."""
+        return self._by_host.get(host, ())
+
+    def pod_at(self, address: str) -> Pod | None:
+        """Return the pod with this address, hostNetwork pods left out."""
+        return self._by_address.get(address)
+
+    def service_at(self, address: str, port: int | None) -> ServicePort | None:
+        """Return the Service port with this cluster address and port."""
+        for service in self.services:
+            if service.cluster_ip == address and service.port == port:
+                return service
+        return None
+
+    def selected(self, service: ServicePort) -> list[Pod]:
+        """Return the pods that a Service's selector matches; none when it has no selector."""
+        if service not in self._selected:
+            self._selected[service] = (
+                self.matching(service.selector, service.namespace) if service.selector else []
+            )
+        return self._selected[service]
+
+    def matching(self, labels: Mapping[str, Any], namespace: str | None) -> list[Pod]:
+        """Return the running pods that carry all these labels, in one namespace or anywhere."""
+        return [
+            pod
+            for pod in self.pods
+            if pod.running
+            and (namespace is None or pod.namespace == namespace)
+            and all(pod.labels.get(key) == value for key, value in labels.items())
+        ]
+
+    def workload_selected(self, item: ConfigObject) -> list[Pod]:
+        """Return the running pods that an object's workload selector chooses.
+
+        Without a selector: all pods of its namespace, or of the mesh when it lies in the root
+        namespace. A ``targetRef`` chooses the pods of the named Gateway or Service.
+        """
+        references = items(item.spec, "targetRefs") or (
+            [item.spec["targetRef"]] if mapping(item.spec, "targetRef") else []
+        )
+        if references:
+            return [
+                pod for reference in references for pod in self._target(reference, item.namespace)
+            ]
+        labels = mapping(item.spec, "selector", "matchLabels") or mapping(
+            item.spec, "workloadSelector", "labels"
+        )
+        whole_mesh = item.namespace == self.root_namespace
+        return self.matching(labels, None if whole_mesh else item.namespace)
+
+    def _target(self, reference: Json, namespace: str) -> list[Pod]:
+        name = dig(reference, "name", default="")
+        if dig(reference, "kind") == "Gateway":
+            return self.matching({"gateway.networking.k8s.io/gateway-name": name}, namespace)
+        ports = self.ports(self.fqdn(str(name), namespace))
+        return self.selected(ports[0]) if ports else []
+
+    def mtls_mode(self, pod: Pod, port: int | None) -> tuple[str, ConfigObject | None]:
+        """Return the effective mTLS mode of a pod's port, and the PeerAuthentication that sets it.
+
+        STRICT, PERMISSIVE or DISABLE. Workload policies come before the namespace's, the
+        namespace's before the mesh's, the oldest of one scope first; UNSET inherits; port-level
+        settings are by container port and need a selector (Istio:
+        reference/config/security/peer_authentication).
+        """
+        scopes: list[list[ConfigObject]] = [[], [], []]
+        for policy in self.of("PeerAuthentication"):
+            labels = mapping(policy.spec, "selector", "matchLabels")
+            if labels:
+                if policy.namespace == pod.namespace and labels.items() <= pod.labels.items():
+                    scopes[0].append(policy)
+            elif policy.namespace == pod.namespace and policy.namespace != self.root_namespace:
+                scopes[1].append(policy)
+            elif policy.namespace == self.root_namespace:
+                scopes[2].append(policy)
+        for scope in scopes:
+            for policy in sorted(scope, key=_age):
+                level = dig(policy.spec, "portLevelMtls", str(port), "mode")
+                mode = level if level not in (None, "UNSET") else dig(policy.spec, "mtls", "mode")
+                if mode in ("STRICT", "PERMISSIVE", "DISABLE"):
+                    return str(mode), policy
+                break
+        return "PERMISSIVE", None
+
+
+def host_matches(pattern: str, host: str) -> bool:
+    """Whether a host is covered by another, which may be ``*`` or begin with ``*.``."""
+    if pattern == "*":
+        return True
+    if pattern.startswith("*"):
+        return host.endswith(pattern[1:]) and host != pattern[1:]
+    return pattern == host
+
+
+def hosts_overlap(one: str, other: str) -> bool:
+    """Whether two hosts, each of which may have a wildcard, have a host in common."""
+    if one.startswith("*") and other.startswith("*"):
+        return one.endswith(other[1:]) or other.endswith(one[1:])
+    return host_matches(one, other) or host_matches(other, one)
+
+
+def _age(item: ConfigObject) -> tuple[Any, str, str]:
+    return (item.created, item.namespace, item.name)
+
+
+def oldest(objects: Iterable[ConfigObject]) -> list[ConfigObject]:
+    """Return objects in Istio's order of precedence: the oldest first, then by name."""
+    return sorted(objects, key=_age)
+
+
+def plain(value: Any) -> Any:
+    """Return None for pandas' NA and NaT, and any other value as it is."""
+    return (
+        None
+        if value is None or (not isinstance(value, dict | tuple | list) and pd.isna(value))
+        else value
+    )
+
+
+def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    columns = {name: frame[name].tolist() for name in frame.columns}
+    for position in range(len(frame)):
+        yield {name: plain(values[position]) for name, values in columns.items()}
+
+
+def _make(facts: Facts) -> Mesh:
+    objects = tuple(
+        ConfigObject(
+            kind=row["kind"] or "",
+            group=row["group"] or "",
+            namespace=row["namespace"] or "",
+            name=row["name"] or "",
+            created=row["created"] or facts.now,
+            changed=row["changed"] or row["created"] or facts.now,
+            labels=row["labels"] or {},
+            annotations=row["annotations"] or {},
+            spec=row["spec"] if isinstance(row["spec"], dict) else {},
+            index=index,
+        )
+        for index, row in enumerate(_records(facts["istio_config"]))
+    )
+    services = tuple(
+        ServicePort(
+            namespace=row["namespace"] or "",
+            service=row["service"] or "",
+            host=row["host"] or "",
+            port=row["port"],
+            port_name=row["port_name"] or "",
+            protocol=row["protocol"] or "",
+            target_port=row["target_port"] or "",
+            cluster_ip=row["cluster_ip"] or "",
+            selector=row["selector"] or {},
+            headless=bool(row["headless"]),
+            external_name=row["external_name"] or "",
+        )
+        for row in _records(facts["services"])
+    )
+    pods = tuple(
+        Pod(
+            namespace=row["namespace"] or "",
+            pod=row["pod"] or "",
+            address=row["address"] or "",
+            phase=row["phase"] or "",
+            ready=bool(row["ready"]),
+            mesh=row["mesh"] or "none",
+            proxy=row["proxy"] or "",
+            workload_kind=row["workload_kind"] or "Pod",
+            workload=row["workload"] or row["pod"] or "",
+            service_account=row["service_account"] or "",
+            host_network=bool(row["host_network"]),
+            created=row["created"],
+            deleted=row["deleted"],
+            labels=row["labels"] or {},
+            annotations=row["annotations"] or {},
+            not_ready_reason=row["not_ready_reason"] or "",
+        )
+        for row in _records(facts["pods"])
+    )
+    settings = {
+        row["setting"]: row["value"] or ""
+        for row in _records(facts["mesh_settings"])
+        if row["setting"]
+    }
+    control_plane = frozenset(pod.namespace for pod in pods if pod.mesh == "istiod") or frozenset(
+        row["service_namespace"]
+        for row in _records(facts["webhooks"])
+        if row["purpose"] == "injection" and row["service_namespace"]
+    )
+    return Mesh(
+        objects=objects,
+        services=services,
+        pods=pods,
+        namespaces={row["namespace"]: row["labels"] or {} for row in _records(facts["namespaces"])},
+        settings=settings,
+        control_plane_namespaces=control_plane,
+        root_namespace=settings.get("rootNamespace") or next(iter(sorted(control_plane)), ""),
+    )
+
+
+MESH = Trace(
+    name="mesh",
+    title="What a host name, an address or a policy means in this mesh.",
+    reads=("istio_config", "services", "pods", "namespaces", "mesh_settings", "webhooks"),
+    make=_make,
+)

@@ -1,0 +1,227 @@
+"""The trace ``failures``: each failed request or connection, followed to the hop where it began.
+
+One failure writes a line at every proxy that it passes. The client's proxy says ``via_upstream``,
+the server's proxy says why; when an application calls on, its own answer repeats what it was told.
+Only the line where the failure began is a symptom; the others say who suffered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from meshnb.tables import Facts
+from meshnb.traces.base import Trace
+from meshnb.traces.mesh import plain
+
+#: The caller went away: its own line says why.
+_CALLER_LEFT = frozenset({"DC", "DR"})
+#: An answer with one of these flags was made by the proxy that logged it.
+_VIA_UPSTREAM = "via_upstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed request or connection, at the hop where it began.
+
+    ``callers`` are the proxies that passed the failure on, nearest first. ``index`` is the row of
+    the table ``access_log``.
+    """
+
+    index: int
+    proxy: str
+    namespace: str
+    pod: str
+    workload: str
+    direction: str
+    time: datetime | None
+    method: str
+    path: str
+    code: int
+    flags: frozenset[str]
+    details: str
+    connection_details: str
+    upstream_failure: str
+    authority: str
+    cluster: str
+    upstream_host: str
+    local_address: str
+    remote_address: str
+    server_name: str
+    route_name: str
+    duration_ms: float
+    bytes_sent: int
+    callers: tuple[str, ...]
+
+    @property
+    def answered_by_application(self) -> bool:
+        """Whether the answer came from behind the last proxy, so that the mesh only carried it."""
+        return self.details == _VIA_UPSTREAM and not self.flags - {"URX"}
+
+    @property
+    def is_connection(self) -> bool:
+        """Whether it was a bare connection, without a request that the proxy could read."""
+        return not self.method
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """All failures of a source, and how many requests and connections its proxies logged at all."""
+
+    failures: tuple[Failure, ...]
+    logged: int
+    #: the first and the last time in any access log
+    first: datetime | None
+    last: datetime | None
+
+    def __iter__(self) -> Iterator[Failure]:
+        """Yield each failure."""
+        return iter(self.failures)
+
+    def __len__(self) -> int:
+        """Return the number of failures."""
+        return len(self.failures)
+
+
+_COLUMNS = (
+    "proxy",
+    "namespace",
+    "pod",
+    "workload",
+    "direction",
+    "start_time",
+    "method",
+    "path",
+    "response_code",
+    "flags",
+    "details",
+    "connection_details",
+    "upstream_failure",
+    "authority",
+    "cluster",
+    "upstream_host",
+    "downstream_local_address",
+    "downstream_remote_address",
+    "requested_server_name",
+    "route_name",
+    "duration_ms",
+    "bytes_sent",
+    "request_id",
+)
+
+
+def failed(log: pd.DataFrame) -> pd.Series:
+    """Return which lines of an access log report a failure, as a boolean series.
+
+    An HTTP status of 400 or more, any response flag, a request without a status, or a connection
+    that was ended for a stated reason. A plain connection logs status 0 and no flag: that is
+    success.
+    """
+    code = log["response_code"].fillna(0)
+    # A delayed request that succeeded carries DI alone; it is a symptom as well.
+    return (
+        (code >= 400)
+        | (log["response_flags"].fillna("-") != "-")
+        | ((code == 0) & log["method"].notna())
+        | log["connection_details"].notna()
+    ).astype(bool)
+
+
+def _make(facts: Facts) -> Failures:
+    log = facts["access_log"]
+    chosen = log[failed(log)]
+    columns = {name: chosen[name].tolist() for name in _COLUMNS}
+    rows = [
+        {name: plain(values[position]) for name, values in columns.items()} | {"index": index}
+        for position, index in enumerate(chosen.index.tolist())
+    ]
+    times = log["start_time"].dropna()
+    return Failures(
+        failures=tuple(_origins(rows)),
+        logged=len(log),
+        first=times.min().to_pydatetime() if len(times) else None,
+        last=times.max().to_pydatetime() if len(times) else None,
+    )
+
+
+def _origins(rows: list[dict[str, Any]]) -> Iterator[Failure]:
+    inbound: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    outbound_of: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if not row["request_id"]:
+            continue
+        if row["direction"] == "inbound":
+            key = (row["request_id"], row["downstream_local_address"] or "")
+            inbound.setdefault(key, []).append(row)
+        else:
+            outbound_of.setdefault((row["request_id"], row["proxy"]), []).append(row)
+
+    consequences: set[int] = set()
+    callers: dict[int, list[str]] = {}
+    for row in rows:
+        if row["direction"] == "inbound" or not row["request_id"]:
+            continue
+        for deeper in inbound.get((row["request_id"], row["upstream_host"] or ""), ()):
+            if _left(deeper) and not _left(row) and row["details"] != _VIA_UPSTREAM:
+                consequences.add(deeper["index"])
+            else:
+                consequences.add(row["index"])
+                callers.setdefault(deeper["index"], []).append(row["proxy"])
+    for row in rows:
+        if row["direction"] != "inbound" or not row["request_id"]:
+            continue
+        if row["details"] == _VIA_UPSTREAM or _left(row):
+            deeper_calls = outbound_of.get((row["request_id"], row["proxy"]), ())
+            if any(
+                (call["response_code"] or 0) >= 500 or _left(call) or not call["response_code"]
+                for call in deeper_calls
+            ):
+                consequences.add(row["index"])
+    for row in rows:
+        if row["index"] not in consequences:
+            yield _failure(row, callers.get(row["index"], ()))
+
+
+def _left(row: dict[str, Any]) -> bool:
+    return bool(_CALLER_LEFT & set(row["flags"] or ()))
+
+
+def _failure(row: dict[str, Any], callers: Iterable[str]) -> Failure:
+    return Failure(
+        index=row["index"],
+        proxy=row["proxy"] or "",
+        namespace=row["namespace"] or "",
+        pod=row["pod"] or "",
+        workload=row["workload"] or row["pod"] or "",
+        direction=row["direction"] or "outbound",
+        time=row["start_time"].to_pydatetime() if row["start_time"] is not None else None,
+        method=row["method"] or "",
+        path=row["path"] or "",
+        code=int(row["response_code"] or 0),
+        flags=frozenset(row["flags"] or ()),
+        details=row["details"] or "",
+        connection_details=row["connection_details"] or "",
+        upstream_failure=row["upstream_failure"] or "",
+        authority=row["authority"] or "",
+        cluster=row["cluster"] or "",
+        upstream_host=row["upstream_host"] or "",
+        local_address=row["downstream_local_address"] or "",
+        remote_address=row["downstream_remote_address"] or "",
+        server_name=row["requested_server_name"] or "",
+        route_name=row["route_name"] or "",
+        duration_ms=float(row["duration_ms"] or 0.0),
+        bytes_sent=int(row["bytes_sent"] or 0),
+        callers=tuple(dict.fromkeys(callers)),
+    )
+
+
+FAILURES = Trace(
+    name="failures",
+    title="Every failed request and connection, at the hop where the failure began.",
+    reads=("access_log",),
+    make=_make,
+)
