@@ -1,0 +1,339 @@
+"""What a check is: one function that looks at tables and traces and yields findings.
+
+::
+
+    @check("MNB210", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+    def route_to_missing_subset(mesh: Mesh, symptoms: Symptoms) -> Iterator[Finding]:
+        '''Every subset that a route sends to exists.
+
+        Envoy answers 503 with flag NC while the cluster is missing; the request never leaves the
+        proxy. '''
+
+The first line of the docstring says what is true when all is well; the rest says why it matters.
+The parameters are the inputs: names of tables, of traces, or ``symptoms``. A code is never used
+twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import pandas as pd
+
+from meshnb.errors import CatalogueError
+from meshnb.symptoms import READS, Symptom, Symptoms, find_symptoms
+from meshnb.tables import TABLES, Facts, Gap
+from meshnb.traces import TRACES
+from meshnb.traces.mesh import ConfigObject, Pod
+
+
+class Severity(Enum):
+    """How bad it is when a check fails, the worst first."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+    @property
+    def rank(self) -> int:
+        """0 for the worst."""
+        return list(Severity).index(self)
+
+
+class Cause(Enum):
+    """The three reasons for which a mesh misbehaves, by what has to be mended."""
+
+    CONTROL_PLANE_CONFIG = "A"
+    DATA_PLANE_CONFIG = "B"
+    DATA_PLANE = "C"
+
+    @property
+    def title(self) -> str:
+        """The name of the failure class."""
+        return {
+            Cause.CONTROL_PLANE_CONFIG: "invalid control plane configuration",
+            Cause.DATA_PLANE_CONFIG: "invalid data plane configuration",
+            Cause.DATA_PLANE: "unexpected data plane",
+        }[self]
+
+
+class Verdict(Enum):
+    """What came of a check."""
+
+    PASS = "pass"  # noqa: S105  a verdict, not a password
+    FAIL = "fail"
+    #: something that the check needs was not asked, refused, silent or unreadable
+    UNKNOWN = "unknown"
+    #: the check itself raised
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The object that has to be mended."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return kind, namespace and name as a person writes them."""
+        return (
+            f"{self.kind} {self.namespace}/{self.name}"
+            if self.namespace
+            else f"{self.kind} {self.name}"
+        )
+
+    def to_json(self) -> dict[str, str]:
+        """Return the subject as an object with kind, namespace and name."""
+        return {"kind": self.kind, "namespace": self.namespace, "name": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Rows of one table that prove a finding, each with the question it came from."""
+
+    table: str
+    rows: pd.DataFrame
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, index: Iterable[Any] | None = None) -> Evidence:
+        """Take rows of a table, all of them or those with these labels."""
+        table = str(frame.attrs.get("table", ""))
+        return cls(table, frame if index is None else frame.loc[list(index)])
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The questions that the rows came from, each once."""
+        return tuple(dict.fromkeys(self.rows["question"].dropna())) if len(self.rows) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong, on one object, with its proof and its remedy."""
+
+    subject: Subject
+    #: what is wrong, with the names and values
+    message: str
+    #: one imperative sentence, with the command
+    remedy: str
+    evidence: tuple[Evidence, ...] = ()
+    #: other objects that take part
+    related: tuple[Subject, ...] = ()
+    #: ids of the symptoms that it explains
+    explains: tuple[str, ...] = ()
+    #: how the fault makes the symptom; the check's own reason when empty
+    mechanism: str = ""
+    #: when not that of the check
+    severity: Severity | None = None
+    cause: Cause | None = None
+    #: how surely it is at fault for what it explains, from 0 to 1
+    certainty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check in the catalogue."""
+
+    code: str
+    severity: Severity
+    cause: Cause
+    name: str
+    #: what is true when all is well
+    title: str
+    #: why it matters
+    why: str
+    family: str
+    inputs: tuple[str, ...]
+    function: Callable[..., Iterable[Finding]]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that it reads, through traces and symptoms too."""
+        found: dict[str, None] = {}
+        for name in self.inputs:
+            found.update(dict.fromkeys(_tables_of(name)))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one check found on one source."""
+
+    check: Check
+    verdict: Verdict
+    findings: tuple[Finding, ...] = ()
+    #: why it is unknown or broken
+    because: str = ""
+
+
+CATALOGUE: dict[str, Check] = {}
+
+
+def _tables_of(name: str) -> tuple[str, ...]:
+    if name in TABLES:
+        return (name,)
+    if name in TRACES:
+        return TRACES[name].reads
+    return (*READS, *TRACES["mesh"].reads) if name == "symptoms" else ()
+
+
+def check(
+    code: str, severity: Severity, *, cause: Cause
+) -> Callable[[Callable[..., Iterable[Finding]]], Callable[..., Iterable[Finding]]]:
+    """Put a function into the catalogue of checks.
+
+    Raises CatalogueError at import for a code that is taken, a missing docstring or reason, and a
+    parameter that is neither a table nor a trace nor ``symptoms``.
+    """
+
+    def register(function: Callable[..., Iterable[Finding]]) -> Callable[..., Iterable[Finding]]:
+        name = function.__name__
+        title, _, why = (inspect.getdoc(function) or "").partition("\n")
+        if not title.strip() or not why.strip():
+            raise CatalogueError(
+                f"Check {code} ({name}) lacks a title or a reason in its docstring.",
+                next_step="Say in one line what is true when all is well, then why it matters.",
+            )
+        if code in CATALOGUE:
+            raise CatalogueError(
+                f"Check code {code} is taken by {CATALOGUE[code].name}.",
+                next_step="Take a new one.",
+            )
+        inputs = tuple(inspect.signature(function).parameters)
+        for parameter in inputs:
+            if parameter != "facts" and not _tables_of(parameter):
+                raise CatalogueError(
+                    f"Check {code} ({name}) asks for {parameter!r}, which is no table and no trace."
+                )
+        CATALOGUE[code] = Check(
+            code=code,
+            severity=severity,
+            cause=cause,
+            name=name,
+            title=title.strip(),
+            why=" ".join(why.split()),
+            family=function.__module__.rpartition(".")[2],
+            inputs=inputs,
+            function=function,
+        )
+        return function
+
+    return register
+
+
+@dataclass(slots=True)
+class Inputs:
+    """The inputs of checks, made once per run."""
+
+    facts: Facts
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str) -> Any:
+        """Return a table, a trace's value, the symptoms, or the facts themselves."""
+        if name == "facts":
+            return self.facts
+        if name in TABLES:
+            return self.facts[name]
+        if name not in self._made:
+            if name == "symptoms":
+                self._made[name] = find_symptoms(self.facts, self.get("mesh"), self.get("failures"))
+            else:
+                self._made[name] = TRACES[name].make(self.facts)
+        return self._made[name]
+
+    @property
+    def symptoms(self) -> Symptoms:
+        """The symptoms of the source."""
+        found: Symptoms = self.get("symptoms")
+        return found
+
+
+def run(inputs: Inputs, checks: Iterable[Check]) -> Iterator[Outcome]:
+    """Run checks one after the other. A check that raises is BROKEN; the others go on."""
+    for one in checks:
+        try:
+            arguments = {name: inputs.get(name) for name in one.inputs}
+            findings = tuple(one.function(**arguments))
+        except Exception as error:  # noqa: BLE001  one broken check must not hide what the others know
+            yield Outcome(one, Verdict.BROKEN, because=f"{type(error).__name__}: {error}")
+            continue
+        gaps = inputs.facts.gaps(*one.tables)
+        if findings:
+            yield Outcome(one, Verdict.FAIL, findings)
+        elif gaps or inputs.facts.source.damage:
+            yield Outcome(one, Verdict.UNKNOWN, because=_because(gaps, inputs.facts.source.damage))
+        else:
+            yield Outcome(one, Verdict.PASS)
+
+
+def _because(gaps: tuple[Gap, ...], damage: tuple[str, ...]) -> str:
+    reasons = [str(gap) for gap in gaps] or list(damage)
+    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+    return "; ".join(reasons[:3]) + more
+
+
+def ids(symptoms: Iterable[Symptom]) -> tuple[str, ...]:
+    """Return the ids of symptoms, for a finding's ``explains``."""
+    return tuple(symptom.id for symptom in symptoms)
+
+
+def rows_of(facts_table: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """Return the rows of a table whose columns have these values, with the table's name kept."""
+    chosen = pd.Series(True, index=facts_table.index)
+    for column, value in equal.items():
+        chosen &= (facts_table[column] == value).fillna(False).astype(bool)
+    rows = facts_table[chosen]
+    rows.attrs["table"] = facts_table.attrs.get("table", "")
+    return rows
+
+
+def subject_of(item: ConfigObject) -> Subject:
+    """Return the subject for an Istio object."""
+    return Subject(item.kind, item.namespace, item.name)
+
+
+def workload_of(pod: Pod) -> Subject:
+    """Return the subject for the workload that a pod belongs to; a bare pod is its own."""
+    return Subject(pod.workload_kind, pod.namespace, pod.workload)
+
+
+def edit(subject: Subject) -> str:
+    """Return the command that opens an object for editing."""
+    resource = _RESOURCES.get(subject.kind, subject.kind.lower())
+    where = f" -n {subject.namespace}" if subject.namespace else ""
+    return f"`kubectl{where} edit {resource} {subject.name}`"
+
+
+#: Kinds whose plain name means another resource to kubectl where the Gateway API is installed.
+_RESOURCES: Mapping[str, str] = {
+    "Gateway": "gateways.networking.istio.io",
+    "HTTPRoute": "httproutes.gateway.networking.k8s.io",
+}
+
+
+def config_rows(istio_config: pd.DataFrame, *objects: ConfigObject) -> Evidence:
+    """Return the rows of the table ``istio_config`` that hold these objects."""
+    return Evidence.of(istio_config, [item.index for item in objects])
+
+
+def symptom_rows(facts: Facts, symptoms: Iterable[Symptom]) -> tuple[Evidence, ...]:
+    """Return the rows that show symptoms, one piece of evidence per table."""
+    by_table: dict[str, list[int]] = {}
+    for symptom in symptoms:
+        by_table.setdefault(symptom.table, []).extend(symptom.rows)
+    return tuple(
+        Evidence.of(facts[table], dict.fromkeys(rows)) for table, rows in by_table.items() if rows
+    )
+
+
+def and_list(names: Iterable[str], limit: int = 4) -> str:
+    """Return names in a sentence: ``a, b and 3 others``."""
+    every = list(dict.fromkeys(names))
+    if len(every) > limit:
+        return f"{', '.join(every[:limit])} and {len(every) - limit} others"
+    return f"{', '.join(every[:-1])} and {every[-1]}" if len(every) > 1 else "".join(every)

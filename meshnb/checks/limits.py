@@ -1,0 +1,164 @@
+"""Checks of limits that turn requests away: rates, connections, ejections.
+
+Codes MNB850 to MNB879.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pandas as pd
+
+from meshnb.checks.base import (
+    Cause,
+    Evidence,
+    Finding,
+    Severity,
+    and_list,
+    check,
+    config_rows,
+    edit,
+    ids,
+    subject_of,
+    symptom_rows,
+)
+from meshnb.checks.routing import destination_rules
+from meshnb.symptoms import Symptoms
+from meshnb.tables import Facts
+from meshnb.tables.base import dig
+from meshnb.traces.mesh import ConfigObject, Mesh
+
+
+@check("MNB850", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+def rate_limited(
+    mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
+    """No rate limit turns requests away.
+
+    A rate-limit filter, put into the proxies by an EnvoyFilter, answers 429 with flag RL as soon as
+    its bucket is empty. The application never sees these requests.
+    """
+    for symptom in symptoms:
+        if not {"RL", "RLSE"} & symptom.flags:
+            continue
+        pods = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        filters = [
+            item
+            for item in mesh.of("EnvoyFilter")
+            if "ratelimit" in json.dumps(item.spec)
+            and set(pods) & set(mesh.workload_selected(item))
+        ]
+        servers = and_list(f"{pod.namespace}/{pod.workload}" for pod in pods)
+        for item in filters:
+            bucket = _bucket(item.spec)
+            limit = (
+                f" It allows {dig(bucket, 'tokens_per_fill', default=1)} per "
+                f"{dig(bucket, 'fill_interval', default='interval')}, "
+                f"{dig(bucket, 'max_tokens')} at once."
+                if bucket
+                else ""
+            )
+            yield Finding(
+                subject_of(item),
+                f"{item} limits the rate of requests to {servers}: {symptom.count} were answered "
+                f"with {symptom.code}.{limit}",
+                f"Raise the limit or take it out: {edit(subject_of(item))}.",
+                evidence=(*symptom_rows(facts, [symptom]), config_rows(istio_config, item)),
+                explains=ids([symptom]),
+                certainty=1.0 / len(filters),
+            )
+
+
+def _bucket(value: object) -> object:
+    """Return the first token bucket anywhere in an object."""
+    if isinstance(value, dict):
+        if isinstance(value.get("token_bucket"), dict):
+            return value["token_bucket"]
+        children: list[object] = list(value.values())
+    else:
+        children = value if isinstance(value, list) else []
+    return next((found for child in children if (found := _bucket(child))), None)
+
+
+def _with(policy: str, mesh: Mesh, host: str) -> list[ConfigObject]:
+    return [
+        rule for rule in destination_rules(mesh, host) if f'"{policy}"' in json.dumps(rule.spec)
+    ]
+
+
+@check("MNB851", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+def connection_pool_overflow(
+    mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, clusters: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
+    """No connection pool turns requests away.
+
+    A connectionPool in a DestinationRule limits connections and waiting requests per proxy. Beyond
+    the limit the caller's proxy answers 503 with flag UO (overflow) at once.
+    """
+    for symptom in symptoms:
+        if "UO" not in symptom.flags:
+            continue
+        rules = _with("connectionPool", mesh, symptom.host)
+        carried = clusters[
+            (clusters["cluster"] == symptom.cluster).fillna(False).astype(bool)
+            & clusters["proxy"].isin(symptom.reporters)
+        ]
+        carried.attrs["table"] = "clusters"
+        for rule in rules[:1]:
+            pool = dig(rule.spec, "trafficPolicy", "connectionPool", default={})
+            yield Finding(
+                subject_of(rule),
+                f"{rule} limits the connections to {symptom.host} ({json.dumps(pool)}), and "
+                f"{symptom.count} requests were turned away because the pool was full.",
+                f"Raise the limits with {edit(subject_of(rule))}, or let the service answer "
+                "faster.",
+                evidence=(
+                    *symptom_rows(facts, [symptom]),
+                    Evidence.of(carried),
+                    config_rows(istio_config, rule),
+                ),
+                explains=ids([symptom]),
+            )
+
+
+@check("MNB852", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+def endpoints_ejected(
+    mesh: Mesh,
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    endpoints: pd.DataFrame,
+    facts: Facts,
+) -> Iterator[Finding]:
+    """Outlier detection leaves every Service with endpoints.
+
+    An endpoint that failed too often is ejected for a while. Istio sets no panic threshold, so when
+    all are ejected callers get 503 with flag UH (no_healthy_upstream), although every pod is ready.
+    """
+    ejected = endpoints[(endpoints["outlier_check"] == "FAILED").fillna(False).astype(bool)]
+    for symptom in symptoms:
+        if "UH" not in symptom.flags or not symptom.cluster:
+            continue
+        rows = ejected[
+            (ejected["cluster"] == symptom.cluster) & ejected["proxy"].isin(symptom.reporters)
+        ]
+        rows.attrs["table"] = "endpoints"
+        ports = mesh.ports(symptom.host)
+        ready = bool(ports) and any(pod.ready for pod in mesh.selected(ports[0]))
+        if not len(rows) and not ready:
+            continue
+        for rule in _with("outlierDetection", mesh, symptom.host)[:1]:
+            yield Finding(
+                subject_of(rule),
+                f"{rule} ejects the endpoints of {symptom.host} that fail, until none is left: "
+                f"{symptom.count} requests found no healthy endpoint.",
+                "Set maxEjectionPercent below 100 or a higher error count with "
+                f"{edit(subject_of(rule))}, and mend the failing pods.",
+                evidence=(
+                    *symptom_rows(facts, [symptom]),
+                    Evidence.of(rows),
+                    config_rows(istio_config, rule),
+                ),
+                explains=ids([symptom]),
+                certainty=1.0 if len(rows) else 0.7,
+            )

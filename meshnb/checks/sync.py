@@ -1,0 +1,325 @@
+"""Checks of what istiod sends and what proxies take. Codes MNB600 to MNB649."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from difflib import get_close_matches
+
+import pandas as pd
+
+from meshnb.checks.base import (
+    Cause,
+    Evidence,
+    Finding,
+    Severity,
+    Subject,
+    and_list,
+    check,
+    config_rows,
+    edit,
+    ids,
+    rows_of,
+    subject_of,
+    symptom_rows,
+    workload_of,
+)
+from meshnb.symptoms import Symptoms
+from meshnb.symptoms.requests import split_address
+from meshnb.symptoms.sync import STALE_AFTER_S
+from meshnb.tables import Facts
+from meshnb.traces.mesh import CLUSTER_DOMAIN, ConfigObject, Mesh, Pod, plain
+
+#: Kinds whose content reaches Envoy verbatim, so that only Envoy can refuse it.
+_PASSED_THROUGH = (
+    "EnvoyFilter",
+    "WasmPlugin",
+    "TrafficExtension",
+    "RequestAuthentication",
+    "Telemetry",
+)
+#: istiod pushes within seconds of a change.
+_PUSH_DELAY = timedelta(seconds=10)
+#: A workload certificate that ends so soon was not renewed in time; renewal comes at half its life.
+_RENEWED_BEFORE_S = 600.0
+
+
+@check("MNB601", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
+def configuration_refused(
+    mesh: Mesh,
+    symptoms: Symptoms,
+    proxy_status: pd.DataFrame,
+    listeners: pd.DataFrame,
+    istio_config: pd.DataFrame,
+    facts: Facts,
+) -> Iterator[Finding]:
+    """Every proxy accepts the configuration that istiod sends.
+
+    A proxy that refuses an update (NACK) keeps the last good one. Traffic goes on as before, and no
+    later change of that kind takes effect, until the object that makes the bad part is mended.
+    """
+    refused = rows_of(proxy_status, sync="ERROR")
+    if not len(refused):
+        return
+    for error, rows in refused.groupby(refused["error"].fillna("")):
+        proxies = list(dict.fromkeys(rows["proxy"]))
+        pods = [pod for pod in mesh.pods if pod.proxy in proxies]
+        since = plain(rows["sent_at"].min())
+        blamed = _author(str(error), pods, since, mesh)
+        seen = [s for s in symptoms if "ERROR" in s.flags and bool(set(proxies) & set(s.reporters))]
+        refusals = listeners[listeners["proxy"].isin(proxies) & listeners["error"].notna()]
+        refusals.attrs["table"] = "listeners"
+        words = str(error).strip().rstrip(".")
+        who = and_list(proxies)
+        rows.attrs["table"] = "proxy_status"
+        if blamed is None:
+            yield Finding(
+                workload_of(pods[0]) if pods else Subject("Pod", "", proxies[0]),
+                f"{who} refuse their {and_list(rows['xds'])} configuration: {words}. No object "
+                "could be found that the text belongs to.",
+                "Look for the part that the message names in what changed last: `kubectl get "
+                "envoyfilters,wasmplugins,telemetries,requestauthentications -A`.",
+                evidence=(*symptom_rows(facts, seen), Evidence.of(rows), Evidence.of(refusals)),
+                explains=ids(seen),
+                certainty=0.5,
+            )
+            continue
+        yield Finding(
+            subject_of(blamed),
+            f"{blamed} makes {and_list(rows['xds'])} configuration that {len(proxies)} proxies "
+            f"refuse ({who}): {words}. They keep what they had before, and later changes do not "
+            "reach them.",
+            f"Mend or delete it: {edit(subject_of(blamed))}.",
+            evidence=(
+                *symptom_rows(facts, seen),
+                Evidence.of(rows),
+                Evidence.of(refusals),
+                config_rows(istio_config, blamed),
+            ),
+            explains=ids(seen),
+        )
+
+
+def _author(
+    error: str, pods: list[Pod], since: pd.Timestamp | None, mesh: Mesh
+) -> ConfigObject | None:
+    """Return the object that a refusal is about: by its words, then by when it was changed."""
+    candidates = [
+        item
+        for kind in _PASSED_THROUGH
+        for item in mesh.of(kind)
+        if not pods or set(pods) & set(mesh.workload_selected(item))
+    ]
+    if not candidates:
+        return None
+    error_words = _words(error)
+
+    def score(item: ConfigObject) -> tuple[float, float]:
+        content = _words(json.dumps(item.spec))
+        shared = len(error_words & content) / max(len(error_words), 1)
+        late = (
+            since is not None and item.changed is not None and (item.changed > since + _PUSH_DELAY)
+        )
+        return (-shared if late else shared, pd.Timestamp(item.changed).timestamp())
+
+    return max(candidates, key=score)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z_][A-Za-z0-9_.-]{3,}", text))
+
+
+@check("MNB602", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
+def proxy_disconnected(
+    mesh: Mesh,
+    symptoms: Symptoms,
+    proxies: pd.DataFrame,
+    proxy_status: pd.DataFrame,
+    proxy_log: pd.DataFrame,
+    facts: Facts,
+) -> Iterator[Finding]:
+    """Every proxy is connected to an istiod.
+
+    A proxy that has lost its control plane goes on with the configuration it has. It follows no
+    change, and when its certificate ends, nobody can reach it.
+    """
+    connected = set(proxy_status["proxy"])
+    if not connected:
+        return
+    for pod in mesh.pods:
+        if not pod.proxy or pod.proxy in connected or not pod.running or pod.phase != "Running":
+            continue
+        if astray(pod, proxies, mesh) is not None:
+            continue
+        seen = [s for s in symptoms if "DISCONNECTED" in s.flags and pod.proxy in s.reporters]
+        complaints = proxy_log[
+            (proxy_log["proxy"] == pod.proxy).fillna(False).astype(bool)
+            & proxy_log["message"]
+            .str.contains("15012|gRPC config stream|xds-grpc|istiod", regex=True)
+            .fillna(False)
+            .astype(bool)
+            & proxy_log["level"].isin(["warn", "error"]).astype(bool)
+        ]
+        complaints.attrs["table"] = "proxy_log"
+        if not len(complaints) and facts.gaps("proxy_status"):
+            continue  # it may be connected to the istiod that did not answer
+        reason = f" Its own log says: {complaints['message'].iloc[-1]}" if len(complaints) else ""
+        yield Finding(
+            Subject("Pod", pod.namespace, pod.pod),
+            f"The proxy of {pod.namespace}/{pod.pod} is connected to no istiod, while "
+            f"{len(connected)} others are: it keeps the configuration it had.{reason}",
+            "See whether it reaches istiod on 15012 (NetworkPolicy, firewall, DNS), then replace "
+            f"it with `kubectl -n {pod.namespace} delete pod {pod.pod}`.",
+            evidence=(
+                *symptom_rows(facts, seen),
+                Evidence.of(rows_of(proxies, proxy=pod.proxy)),
+                Evidence.of(complaints.tail(3)),
+            ),
+            related=(workload_of(pod),) if pod.workload_kind != "Pod" else (),
+            explains=ids(seen),
+        )
+
+
+@check("MNB603", Severity.WARNING, cause=Cause.DATA_PLANE_CONFIG)
+def configuration_late(
+    symptoms: Symptoms, proxy_status: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
+    """Every proxy has acknowledged the newest configuration that it was sent.
+
+    An update that is not acknowledged for longer than a push takes means that the proxy is
+    overloaded, is hung, or lost its connection without istiod noticing.
+    """
+    late = proxy_status[(proxy_status["sync"] == "STALE") & (proxy_status["age_s"] > STALE_AFTER_S)]
+    for proxy, rows in late.groupby("proxy"):
+        rows.attrs["table"] = "proxy_status"
+        pod, _, namespace = str(proxy).rpartition(".")
+        seen = [s for s in symptoms if "STALE" in s.flags and proxy in s.reporters]
+        yield Finding(
+            Subject("Pod", namespace, pod),
+            f"{proxy} has not acknowledged {and_list(rows['xds'])} for "
+            f"{rows['age_s'].max():.0f} s.",
+            f"Look at its log with `kubectl -n {namespace} logs {pod} -c istio-proxy`.",
+            evidence=(Evidence.of(rows),),
+            explains=ids(seen),
+        )
+
+
+def astray(pod: Pod, proxies: pd.DataFrame, mesh: Mesh) -> str | None:
+    """Return the host that a proxy takes for its istiod, when no Service has that name."""
+    rows = proxies[(proxies["proxy"] == pod.proxy).fillna(False).astype(bool)]
+    address = plain(rows["discovery_address"].iloc[0]) if len(rows) else None
+    if not address:
+        return None
+    host = split_address(str(address))[0]
+    names = {f"{service.service}.{service.namespace}" for service in mesh.services}
+    short = host.removesuffix(".").removesuffix(f".{CLUSTER_DOMAIN}").removesuffix(".svc")
+    if short in names or short.count(".") != 1 or host.replace(".", "").isdigit():
+        return None
+    return host
+
+
+@check("MNB604", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
+def discovery_address_unknown(
+    mesh: Mesh, symptoms: Symptoms, proxies: pd.DataFrame, proxy_log: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
+    """Every proxy is told to fetch its configuration from a Service that exists.
+
+    The discovery address comes from the mesh's default, or from the annotation
+    proxy.istio.io/config of the pod. A proxy that cannot resolve it never gets its first
+    configuration, and its pod never becomes ready.
+    """
+    by_workload: dict[Subject, list[tuple[Pod, str]]] = {}
+    for pod in mesh.pods:
+        if not pod.proxy or not pod.running:
+            continue
+        host = astray(pod, proxies, mesh)
+        if host is not None:
+            by_workload.setdefault(workload_of(pod), []).append((pod, host))
+    names = {f"{service.service}.{service.namespace}.svc" for service in mesh.services}
+    for subject, found in by_workload.items():
+        pods = [pod for pod, _ in found]
+        host = found[0][1]
+        close = get_close_matches(host, names, n=1, cutoff=0.6)
+        hint = f" The nearest that exists is {close[0]}." if close else ""
+        hosts = {
+            service.host
+            for service in mesh.services
+            for pod in pods
+            if pod in mesh.selected(service)
+        }
+        seen = [
+            s
+            for s in symptoms
+            if s.workload == (subject.namespace, subject.name)
+            or ("DISCONNECTED" in s.flags and bool({p.proxy for p in pods} & set(s.reporters)))
+            or ("UH" in s.flags and s.host in hosts)
+            or ("UF" in s.flags and s.host in hosts)
+        ]
+        logged = proxy_log[
+            proxy_log["proxy"].isin([pod.proxy for pod in pods])
+            & proxy_log["message"].str.contains(host, regex=False).fillna(False).astype(bool)
+        ]
+        logged.attrs["table"] = "proxy_log"
+        annotated = any("proxy.istio.io/config" in pod.annotations for pod in pods)
+        wrong = "the annotation proxy.istio.io/config" if annotated else "its proxy configuration"
+        yield Finding(
+            subject,
+            f"{subject} sends its proxy to {host} for configuration, and no Service has that name, "
+            f"so it never gets any.{hint}",
+            f"Correct {wrong} in the pod template with {edit(subject)}.",
+            evidence=(
+                *symptom_rows(facts, seen),
+                Evidence.of(proxies, proxies.index[proxies["proxy"].isin([p.proxy for p in pods])]),
+                Evidence.of(logged.tail(3)),
+            ),
+            related=tuple(
+                Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
+            ),
+            explains=ids(seen),
+        )
+
+
+@check("MNB605", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
+def workload_certificate_ended(
+    mesh: Mesh, symptoms: Symptoms, certificates: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
+    """Every proxy holds a workload certificate that is valid.
+
+    Proxies renew their certificate at about half of its life. One that has ended, or is about to,
+    could not be renewed: mutual TLS with that pod fails with CERTIFICATE_VERIFY_FAILED.
+    """
+    own = certificates[
+        certificates["resource_name"].isin(["default", "ROOTCA"])
+        & certificates["expires_in_s"].notna()
+    ]
+    ended = own[own["expires_in_s"] < _RENEWED_BEFORE_S]
+    for proxy, rows in ended.groupby("proxy"):
+        rows.attrs["table"] = "certificates"
+        pod, _, namespace = str(proxy).rpartition(".")
+        left = float(rows["expires_in_s"].min())
+        hosts = {
+            service.host
+            for service in mesh.services
+            for selected in mesh.selected(service)
+            if selected.proxy == proxy
+        }
+        seen = [
+            s
+            for s in symptoms
+            if "CERTIFICATE_VERIFY_FAILED" in s.upstream_failure
+            and (s.host in hosts or proxy in s.reporters)
+        ]
+        end = (
+            f"ended {-left:.0f} s ago" if left <= 0 else f"ends in {left:.0f} s and was not renewed"
+        )
+        yield Finding(
+            Subject("Pod", namespace, pod),
+            f"The certificate {and_list(rows['resource_name'])} of {proxy} {end}.",
+            f"See why it is not renewed with `kubectl -n {namespace} logs {pod} -c istio-proxy`, "
+            "then replace the pod.",
+            evidence=(*symptom_rows(facts, seen), Evidence.of(rows)),
+            explains=ids(seen),
+            severity=None if left <= 0 else Severity.WARNING,
+        )

@@ -1,0 +1,240 @@
+"""From symptoms and findings to ranked causes, what was ruled out, and what could not be known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from meshnb.checks import (
+    CHECKS,
+    Cause,
+    Check,
+    Finding,
+    Inputs,
+    Outcome,
+    Severity,
+    Subject,
+    Verdict,
+    run,
+)
+from meshnb.symptoms import Symptom, Symptoms
+from meshnb.tables import Facts
+
+#: Format of :meth:`Diagnosis.to_json`.
+FORMAT = 1
+#: So many failures that nothing explains are more than an accident.
+UNEXPLAINED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RankedCause:
+    """One cause: a finding of a check, its rank among all, and the symptoms that it explains."""
+
+    rank: int
+    check: Check
+    finding: Finding
+    explains: tuple[Symptom, ...]
+
+    @property
+    def subject(self) -> Subject:
+        """The object that has to be mended."""
+        return self.finding.subject
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return self.finding.severity or self.check.severity
+
+    @property
+    def failure_class(self) -> Cause:
+        """Which of the three failure classes it belongs to."""
+        return self.finding.cause or self.check.cause
+
+    @property
+    def mechanism(self) -> str:
+        """How the fault makes the symptom."""
+        return self.finding.mechanism or self.check.why
+
+    @property
+    def first_seen(self) -> datetime | None:
+        """When the first symptom that it explains was seen."""
+        return min((s.first_seen for s in self.explains if s.first_seen is not None), default=None)
+
+    @property
+    def count(self) -> int:
+        """How many failures it explains."""
+        return sum(symptom.count for symptom in self.explains)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What is wrong with a mesh, why we think so, and what we could not see."""
+
+    facts: Facts
+    symptoms: Symptoms
+    #: best first; those of severity info come last and are no problem
+    causes: tuple[RankedCause, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def problems(self) -> tuple[RankedCause, ...]:
+        """The causes above info."""
+        return tuple(cause for cause in self.causes if cause.severity is not Severity.INFO)
+
+    @property
+    def ruled_out(self) -> tuple[Outcome, ...]:
+        """The checks that passed."""
+        return tuple(outcome for outcome in self.outcomes if outcome.verdict is Verdict.PASS)
+
+    @property
+    def unknown(self) -> tuple[Outcome, ...]:
+        """The checks without an answer, because evidence is missing or the check is broken."""
+        return tuple(
+            outcome
+            for outcome in self.outcomes
+            if outcome.verdict in (Verdict.UNKNOWN, Verdict.BROKEN)
+        )
+
+    @property
+    def unexplained(self) -> tuple[Symptom, ...]:
+        """The symptoms that no cause explains."""
+        explained = {symptom.id for cause in self.causes for symptom in cause.explains}
+        return tuple(symptom for symptom in self.symptoms if symptom.id not in explained)
+
+    @property
+    def verdict(self) -> str:
+        """``problem``, ``healthy``, or ``unknown`` when nothing was found but not all was seen."""
+        if self.problems:
+            return "problem"
+        blind = any(outcome.check.severity is Severity.ERROR for outcome in self.unknown)
+        puzzling = any(
+            symptom.count >= UNEXPLAINED and symptom.code >= 500 for symptom in self.unexplained
+        )
+        return "unknown" if blind or puzzling else "healthy"
+
+    def __repr__(self) -> str:
+        """Show the verdict and the first cause."""
+        first = f": {self.problems[0].finding.message}" if self.problems else ""
+        return f"<Diagnosis of {self.facts.source.label}, {self.verdict}{first}>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the diagnosis as JSON-ready values, in the documented format 1."""
+        return {
+            "format": FORMAT,
+            "source": self.facts.source.label,
+            "recorded_at": self.facts.now.isoformat().replace("+00:00", "Z"),
+            "verdict": self.verdict,
+            "symptoms": [
+                {
+                    "id": symptom.id,
+                    "kind": symptom.kind,
+                    "message": symptom.message,
+                    "count": symptom.count,
+                    "first_seen": _time(symptom.first_seen),
+                    "last_seen": _time(symptom.last_seen),
+                }
+                for symptom in self.symptoms
+            ],
+            "causes": [self._cause(cause) for cause in self.causes],
+            "ruled_out": [
+                {"code": outcome.check.code, "title": outcome.check.title}
+                for outcome in self.ruled_out
+            ],
+            "unknown": [
+                {
+                    "code": outcome.check.code,
+                    "title": outcome.check.title,
+                    "because": outcome.because,
+                }
+                for outcome in self.unknown
+            ],
+        }
+
+    def _cause(self, cause: RankedCause) -> dict[str, Any]:
+        return {
+            "rank": cause.rank,
+            "code": cause.check.code,
+            "class": cause.failure_class.value,
+            "severity": cause.severity.value,
+            "subject": cause.subject.to_json(),
+            "related": [related.to_json() for related in cause.finding.related],
+            "message": cause.finding.message,
+            "mechanism": cause.mechanism,
+            "remedy": cause.finding.remedy,
+            "explains": [symptom.id for symptom in cause.explains],
+            "evidence": [
+                {
+                    "table": evidence.table,
+                    "rows": int((evidence.rows["question"] == question).sum()),
+                    "question": self.facts.question(question).to_json(),
+                }
+                for evidence in cause.finding.evidence
+                for question in evidence.questions
+            ],
+        }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat().replace("+00:00", "Z") if moment is not None else None
+
+
+def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
+    """Run all checks on a source and rank what they find.
+
+    First come the causes that explain symptoms, by how much of them they explain, recent ones
+    counting more; then faults that explain nothing seen, the worst and the most recently changed
+    first; last what is merely worth knowing.
+    """
+    inputs = Inputs(facts)
+    outcomes = tuple(run(inputs, CHECKS.values() if checks is None else checks))
+    by_id = {symptom.id: symptom for symptom in inputs.symptoms}
+    found = [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
+    changed = _changes(facts)
+
+    def order(entry: tuple[Check, Finding]) -> tuple[float, ...]:
+        check, finding = entry
+        severity = finding.severity or check.severity
+        weight = finding.certainty * sum(
+            by_id[name].weight for name in finding.explains if name in by_id
+        )
+        informative = severity is Severity.INFO
+        return (
+            informative,
+            not weight,
+            -weight,
+            severity.rank,
+            -changed.get(str(finding.subject), 0.0),
+        )
+
+    found.sort(key=order)
+    return Diagnosis(
+        facts=facts,
+        symptoms=inputs.symptoms,
+        causes=tuple(
+            RankedCause(
+                rank=rank,
+                check=check,
+                finding=finding,
+                explains=tuple(by_id[name] for name in finding.explains if name in by_id),
+            )
+            for rank, (check, finding) in enumerate(found, start=1)
+        ),
+        outcomes=outcomes,
+    )
+
+
+def _changes(facts: Facts) -> dict[str, float]:
+    """Return when each object was last changed, in seconds, by the text of its subject."""
+    config = facts["istio_config"].dropna(subset=["changed"])
+    return {
+        str(Subject(kind, namespace, name)): changed.timestamp()
+        for kind, namespace, name, changed in zip(
+            config["kind"],
+            config["namespace"].fillna(""),
+            config["name"],
+            config["changed"],
+            strict=True,
+        )
+    }
