@@ -269,8 +269,8 @@ def _write(archive: zipfile.ZipFile, source: Source, answers: Iterable[Answer]) 
                 line["detail"] = dict(answer.detail)
             if answer.error is not None:
                 line["error"] = answer.error
-            elif answer.body or not isinstance(answer.question, ProbeQuestion):
-                body, counts = redact(answer.question, answer.body or b"")
+            elif answer.body:
+                body, counts = redact(answer.question, answer.body)
                 for what, count in counts.items():
                     redacted[what] = redacted.get(what, 0) + count
                 line["file"] = _unused(_file_name(answer.question), names)
