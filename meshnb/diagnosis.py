@@ -24,6 +24,8 @@ from meshnb.tables import Facts
 
 #: Format of :meth:`Diagnosis.to_json`.
 FORMAT = 1
+#: A finding below this certainty is a guess.
+SURE = 0.5
 #: So many failures that nothing explains are more than an accident.
 UNEXPLAINED = 3
 
@@ -109,9 +111,7 @@ class Diagnosis:
         if self.problems:
             return "problem"
         blind = any(outcome.check.severity is Severity.ERROR for outcome in self.unknown)
-        puzzling = any(
-            symptom.count >= UNEXPLAINED and symptom.code >= 500 for symptom in self.unexplained
-        )
+        puzzling = any(_puzzling(symptom) for symptom in self.unexplained)
         return "unknown" if blind or puzzling else "healthy"
 
     def __repr__(self) -> str:
@@ -180,6 +180,14 @@ def _time(moment: datetime | None) -> str | None:
     return moment.isoformat().replace("+00:00", "Z") if moment is not None else None
 
 
+def _puzzling(symptom: Symptom) -> bool:
+    """Whether a symptom that nothing explains forbids to call the mesh healthy."""
+    if symptom.kind not in ("request", "connection"):
+        return True
+    grave = symptom.kind == "connection" or symptom.code >= 500 or symptom.worked_before
+    return symptom.count >= UNEXPLAINED and grave
+
+
 def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
     """Run all checks on a source and rank what they find.
 
@@ -190,7 +198,9 @@ def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
     inputs = Inputs(facts)
     outcomes = tuple(run(inputs, CHECKS.values() if checks is None else checks))
     by_id = {symptom.id: symptom for symptom in inputs.symptoms}
-    found = [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
+    found = _without_guesses(
+        [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
+    )
     changed = _changes(facts)
 
     def order(entry: tuple[Check, Finding]) -> tuple[float, ...]:
@@ -223,6 +233,21 @@ def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
         ),
         outcomes=outcomes,
     )
+
+
+def _without_guesses(found: list[tuple[Check, Finding]]) -> list[tuple[Check, Finding]]:
+    """Leave out the unsure findings whose symptoms are all explained by surer ones."""
+    sure = {
+        symptom
+        for check, finding in found
+        if finding.certainty >= SURE and (finding.severity or check.severity) is not Severity.INFO
+        for symptom in finding.explains
+    }
+    return [
+        (check, finding)
+        for check, finding in found
+        if finding.certainty >= SURE or not set(finding.explains) <= sure
+    ]
 
 
 def _changes(facts: Facts) -> dict[str, float]:

@@ -34,9 +34,7 @@ class Altered:
         (self.folder / "index.jsonl").write_text("\n".join(map(json.dumps, entries)))
 
     def _matching(self, **request: Any) -> list[dict[str, Any]]:
-        found = [
-            entry for entry in self._index if request.items() <= entry["request"].items()
-        ]
+        found = [entry for entry in self._index if request.items() <= entry["request"].items()]
         assert found, f"{self.name} has no answer to {request}"
         return found
 
@@ -49,9 +47,7 @@ class Altered:
             path.write_text(json.dumps(document))
         return self
 
-    def each(
-        self, resource: str, name: str, change: Callable[[dict[str, Any]], None]
-    ) -> Altered:
+    def each(self, resource: str, name: str, change: Callable[[dict[str, Any]], None]) -> Altered:
         """Change each object of one resource whose name begins so."""
 
         def change_all(items: list[Any]) -> None:

@@ -4,6 +4,7 @@
 MNB100    istiod itself
 MNB150    sidecar injection
 MNB200    routing
+MNB250    changes right before failures
 MNB300    gateways
 MNB350    the Gateway API
 MNB400    mutual TLS
@@ -23,6 +24,7 @@ from collections.abc import Mapping
 from meshnb.checks import (
     ambient,
     authorization,
+    changes,
     control_plane,
     gateway_api,
     gateways,
@@ -68,6 +70,7 @@ FAMILIES = (
     control_plane,
     injection,
     routing,
+    changes,
     gateways,
     gateway_api,
     mtls,

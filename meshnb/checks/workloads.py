@@ -22,16 +22,14 @@ from meshnb.checks.base import (
     symptom_rows,
     workload_of,
 )
+from meshnb.checks.changes import changed_before
 from meshnb.checks.mtls import target_port
 from meshnb.checks.sync import astray
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.selectors import selects
-from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, plain
-
-#: A change explains failures that begin within this time of it, in seconds.
-_JUST_BEFORE_S = 60.0
+from meshnb.traces.mesh import Mesh, Pod, ServicePort, plain
 
 
 def services_of(pods: list[Pod], mesh: Mesh) -> list[ServicePort]:
@@ -410,7 +408,7 @@ def application_fails(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterator[
         else:
             hosts = {split_address(failure.upstream_host)[0] for failure in symptom.failures}
             pods = [pod for pod in mesh.pods if pod.address in hosts and not pod.in_mesh]
-        if not pods:
+        if not pods or changed_before(symptom, pods, mesh):
             continue
         subject = workload_of(pods[0])
         paths = and_list(dict.fromkeys(f"{f.method} {f.path}" for f in symptom.failures))
@@ -457,7 +455,7 @@ def application_too_slow(
         took = max(failure.duration_ms for failure in symptom.failures)
         if not pods and not owners:
             continue
-        tightened = bool(owners) and (not pods or _changed_since(owners[0], pods, symptom))
+        tightened = bool(owners) and (not pods or owners[0] in changed_before(symptom, pods, mesh))
         subject = subject_of(owners[0]) if tightened else workload_of(pods[0])
         allowed = f"{limits[0]:g} ms" if limits else f"about {took:g} ms"
         if tightened:
@@ -482,18 +480,6 @@ def application_too_slow(
             explains=ids([symptom]),
             cause=Cause.CONTROL_PLANE_CONFIG if tightened else None,
         )
-
-
-def _changed_since(owner: ConfigObject, pods: list[Pod], symptom: Symptom) -> bool:
-    """Whether a route was changed after its pods were made, shortly before the failures began."""
-    first = symptom.first_seen
-    newest = max((pod.created for pod in pods if pod.created is not None), default=None)
-    return (
-        first is not None
-        and newest is not None
-        and owner.changed > newest
-        and abs((owner.changed - first).total_seconds()) < _JUST_BEFORE_S
-    )
 
 
 @check("MNB714", Severity.ERROR, cause=Cause.DATA_PLANE)

@@ -21,7 +21,7 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
     worked = _successes(facts)
     groups: dict[tuple[object, ...], list[tuple[Failure, str, int | None, str]]] = {}
     for failure in failures:
-        if not _matters(failure):
+        if not _matters(failure, worked):
             continue
         host, port = destination(failure, mesh)
         side = _side(failure, mesh)
@@ -104,7 +104,8 @@ def _earlier(
     worked: dict[tuple[str, str, str], datetime], failure: Failure, callers: Iterable[str]
 ) -> bool:
     times = [
-        worked.get((failure.authority, failure.path.partition("?")[0], caller))
+        worked.get((authority, path, caller))
+        for authority, path in failure.asked
         for caller in callers
     ]
     return failure.time is not None and any(
@@ -112,9 +113,11 @@ def _earlier(
     )
 
 
-def _matters(failure: Failure) -> bool:
-    # An application's own 4xx is its answer to its user; only 5xx is something going wrong.
-    return not (failure.answered_by_application and failure.code < 500 and not failure.flags)
+def _matters(failure: Failure, worked: dict[tuple[str, str, str], datetime]) -> bool:
+    # An application's own 4xx is its answer to its user, unless it answered otherwise before.
+    if failure.answered_by_application and failure.code < 500 and not failure.flags:
+        return _earlier(worked, failure, ("",))
+    return True
 
 
 def _side(failure: Failure, mesh: Mesh) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items, mapping
-from meshnb.tables.metadata import annotations_of, labels_of
+from meshnb.tables.metadata import annotations_of, changed, labels_of
 
 SERVICES = Table(
     name="services",
@@ -37,6 +37,7 @@ SERVICES = Table(
             "object", "namespaces that see it, a tuple; empty means the mesh's default"
         ),
         "created": Column("datetime64[us, UTC]", "when it was created"),
+        "changed": Column("datetime64[us, UTC]", "when anything but its status was changed last"),
         "labels": Column("object", "its labels, a dict"),
     },
 )
@@ -86,6 +87,7 @@ def _rows(service: Json, question: Question, facts: Facts) -> Iterator[Row]:
         "selector": dict(mapping(service, "spec", "selector")),
         "export_to": tuple(part.strip() for part in exported.split(",") if part.strip()),
         "created": dig(service, "metadata", "creationTimestamp"),
+        "changed": changed(service),
         "labels": labels_of(service),
     }
     ports = items(service, "spec", "ports")

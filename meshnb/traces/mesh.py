@@ -55,6 +55,7 @@ class ServicePort:
     selector: Mapping[str, str]
     headless: bool
     external_name: str
+    changed: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -310,6 +311,7 @@ def _make(facts: Facts) -> Mesh:
             selector=row["selector"] or {},
             headless=bool(row["headless"]),
             external_name=row["external_name"] or "",
+            changed=row["changed"],
         )
         for row in _records(facts["services"])
     )

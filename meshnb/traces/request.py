@@ -7,7 +7,7 @@ Only the line where the failure began is a symptom; the others say who suffered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -56,6 +56,8 @@ class Failure:
     duration_ms: float
     bytes_sent: int
     callers: tuple[str, ...]
+    #: authority and path, without its query, as the request was made, at each hop that logged it
+    asked: tuple[tuple[str, str], ...]
 
     @property
     def answered_by_application(self) -> bool:
@@ -161,7 +163,7 @@ def _origins(rows: list[dict[str, Any]]) -> Iterator[Failure]:
             outbound_of.setdefault((row["request_id"], row["proxy"]), []).append(row)
 
     consequences: set[int] = set()
-    callers: dict[int, list[str]] = {}
+    callers: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         if row["direction"] == "inbound" or not row["request_id"]:
             continue
@@ -170,7 +172,7 @@ def _origins(rows: list[dict[str, Any]]) -> Iterator[Failure]:
                 consequences.add(deeper["index"])
             else:
                 consequences.add(row["index"])
-                callers.setdefault(deeper["index"], []).append(row["proxy"])
+                callers.setdefault(deeper["index"], []).append(row)
     for row in rows:
         if row["direction"] != "inbound" or not row["request_id"]:
             continue
@@ -190,7 +192,7 @@ def _left(row: dict[str, Any]) -> bool:
     return bool(_CALLER_LEFT & set(row["flags"] or ()))
 
 
-def _failure(row: dict[str, Any], callers: Iterable[str]) -> Failure:
+def _failure(row: dict[str, Any], callers: Sequence[dict[str, Any]]) -> Failure:
     return Failure(
         index=row["index"],
         proxy=row["proxy"] or "",
@@ -215,7 +217,13 @@ def _failure(row: dict[str, Any], callers: Iterable[str]) -> Failure:
         route_name=row["route_name"] or "",
         duration_ms=float(row["duration_ms"] or 0.0),
         bytes_sent=int(row["bytes_sent"] or 0),
-        callers=tuple(dict.fromkeys(callers)),
+        callers=tuple(dict.fromkeys(caller["proxy"] or "" for caller in callers)),
+        asked=tuple(
+            dict.fromkeys(
+                (hop["authority"] or "", (hop["path"] or "").partition("?")[0])
+                for hop in (*callers, row)
+            )
+        ),
     )
 
 
