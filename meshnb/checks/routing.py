@@ -179,7 +179,7 @@ def route_to_missing_subset(
                 ]
             )
             share = f"{weight} % of" if weight is not None else "all"
-            known = f" They define {and_list(sorted(defined))}." if defined else ""
+            known = f" Defined are {and_list(sorted(defined))}." if defined else ""
             where = f"by {and_list(str(rule) for rule in rules)}" if rules else "anywhere"
             carried = rows_of(routes, virtual_service=f"{service.name}.{service.namespace}")
             yield Finding(

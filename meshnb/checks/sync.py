@@ -26,10 +26,12 @@ from meshnb.checks.base import (
     symptom_rows,
     workload_of,
 )
+from meshnb.sources import HttpQuestion
 from meshnb.symptoms import Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.symptoms.sync import STALE_AFTER_S
 from meshnb.tables import Facts
+from meshnb.tables.base import Got
 from meshnb.traces.mesh import CLUSTER_DOMAIN, ConfigObject, Mesh, Pod, plain
 
 #: Kinds whose content reaches Envoy verbatim, so that only Envoy can refuse it.
@@ -148,6 +150,13 @@ def proxy_disconnected(
     connected = set(proxy_status["proxy"])
     if not connected:
         return
+    running = {pod.pod for pod in mesh.pods if pod.mesh == "istiod" and pod.running}
+    asked = {
+        question.pod
+        for question, _ in facts.documents(Got(15014, "/debug/syncz"))
+        if isinstance(question, HttpQuestion)
+    }
+    unasked = running - asked
     for pod in mesh.pods:
         if not pod.proxy or pod.proxy in connected or not pod.running or pod.phase != "Running":
             continue
@@ -163,7 +172,7 @@ def proxy_disconnected(
             & proxy_log["level"].isin(["warn", "error"]).astype(bool)
         ]
         complaints.attrs["table"] = "proxy_log"
-        if not len(complaints) and facts.gaps("proxy_status"):
+        if not len(complaints) and (unasked or facts.gaps("proxy_status")):
             continue  # it may be connected to the istiod that did not answer
         reason = f" Its own log says: {complaints['message'].iloc[-1]}" if len(complaints) else ""
         yield Finding(

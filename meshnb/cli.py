@@ -1,0 +1,792 @@
+"""The command line: what the notebooks show, on a terminal and for programs.
+
+What stands at the top of this file is all that ``meshnb --help`` imports. Each command imports the
+rooms that it needs itself, because pandas alone takes longer to start than help may take.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshnb.errors import MeshnbError, SourceError, UsageError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from meshnb.diagnosis import Diagnosis, RankedCause
+    from meshnb.sources import Source
+    from meshnb.tables import Facts, Table
+
+#: The exit codes, as `meshnb --help` explains them.
+PROBLEM, USAGE, UNUSABLE, BROKEN, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 4, 130, 141
+
+#: So many rows of a table a terminal gets when nobody says how many.
+_TERMINAL_ROWS = 50
+#: So many rows show what a piece of evidence looks like.
+_SAMPLE_ROWS = 3
+#: They end here where no terminal's width says where, in characters.
+_ROW_WIDTH = 160
+#: No value in them may push out the others, in characters.
+_SAMPLE_WIDTH = 60
+#: So many less likely causes, notes and codes are shown before the rest is counted.
+_FEW = 5
+#: A column of a table is not made narrower than its title, or than this, in characters.
+_NARROWEST = 20
+
+_INDENT = "  "
+#: Stands for a space at which a line must not be broken; no harmless text has it.
+_KEPT_SPACE = "\x00"
+
+#: Everything that a terminal obeys or hides instead of showing it: control characters but tab and
+#: line feed, marks that turn the direction of writing, invisible marks, halves of characters.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+
+
+def harmless(text: str) -> str:
+    r"""Return a text from a cluster with what a terminal would obey spelled out, such as ``\x1b``.
+
+    A name, a log line or a header may hold escape sequences that recolour, erase or retype what
+    stands on the screen. Tabs and line feeds stay.
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _one_line(text: str) -> str:
+    return harmless(re.sub(r"[\t\n\v\f\r]+", " ", text))
+
+
+def _cut(text: str, width: int | None) -> str:
+    return text if width is None or len(text) <= width else f"{text[: max(width - 1, 0)]}…"
+
+
+class _Page:
+    """Lines of text for people. Only a terminal gets them wrapped, and coloured if it likes."""
+
+    def __init__(self) -> None:
+        terminal = sys.stdout.isatty()
+        self.width = max(shutil.get_terminal_size().columns, _NARROWEST) if terminal else None
+        self.colour = (
+            terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        )
+        self.lines: list[str] = []
+
+    def add(
+        self,
+        text: str = "",
+        *,
+        label: str = "",
+        colour: str | None = None,
+        strong: bool = False,
+        indent: int = 0,
+        hang: int = 2,
+    ) -> None:
+        """Add a paragraph, its lines after the first shifted by ``hang``.
+
+        The label before it is bold and may have a colour; the paragraph itself is bold if strong.
+        """
+        text = _one_line(text).strip()
+        head = _one_line(label) + (" " if label and text else "")
+        margin = _INDENT * indent
+        room = None if self.width is None else self.width - len(margin)
+        for line in _wrapped(head + text, room, hang):
+            rest = line.removeprefix(head)
+            said = self.styled(head, bold=True, fg=colour) if rest != line else ""
+            self.lines.append(margin + said + self.styled(rest, bold=strong))
+
+    def row(self, text: str, *, indent: int = 0) -> None:
+        """Add one line that is cut rather than wrapped."""
+        margin = _INDENT * indent
+        self.lines.append(margin + _cut(_one_line(text), (self.width or _ROW_WIDTH) - len(margin)))
+
+    def gap(self) -> None:
+        """Add an empty line."""
+        self.lines.append("")
+
+    def show(self) -> None:
+        """Print it."""
+        _say("\n".join(self.lines) + "\n")
+
+    def styled(self, text: str, *, bold: bool, fg: str | None = None) -> str:
+        """Return a text that was made harmless, in this style where styles are wanted."""
+        wanted = text and self.colour and (bold or fg)
+        return click.style(text, bold=bold, fg=fg) if wanted else text
+
+
+def _wrapped(text: str, width: int | None, hang: int) -> list[str]:
+    if width is None:
+        return [text]
+    # A command between backticks stays whole, so that it can be copied.
+    kept = re.sub(r"`[^`]*`", lambda match: match[0].replace(" ", _KEPT_SPACE), text)
+    lines = textwrap.wrap(
+        kept, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+    )
+    return [line.replace(_KEPT_SPACE, " ") for line in lines] or [""]
+
+
+def _say(text: str) -> None:
+    """Write to stdout; when nobody reads it any more, end as if by the signal that says so."""
+    try:
+        click.echo(text, nl=False, color=True)
+    except BrokenPipeError:
+        raise click.exceptions.Exit(CLOSED_PIPE) from None
+    except OSError as error:
+        raise MeshnbError(
+            f"The output cannot be written: {error.strerror or error}.",
+            next_step="Write it to where there is room.",
+        ) from error
+
+
+def _complain(text: str) -> None:
+    click.echo(f"meshnb: {_one_line(text)}", err=True)
+
+
+def _note(lines: Sequence[str], more: str) -> None:
+    """Write notes to stderr, the first few of them."""
+    for line in lines[:_FEW]:
+        _complain(f"note: {line}")
+    if len(lines) > _FEW:
+        _complain(f"note: and {len(lines) - _FEW} more; {more}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _open(name: str) -> Source:
+    from meshnb.sources import open_source, recordings  # noqa: PLC0415  not for --help
+
+    try:
+        return open_source(name)
+    except SourceError as error:
+        shipped = any(recording.name == name for recording in recordings())
+        if shipped and not os.path.lexists(name):
+            raise SourceError(
+                f"There is no file or folder {name!r}.",
+                next_step=f"The recording of that name is recorded:{name}.",
+            ) from error
+        raise
+
+
+def _facts(name: str) -> Facts:
+    from meshnb.tables import Facts  # noqa: PLC0415  brings pandas
+
+    return Facts(_open(name))
+
+
+_EXIT_CODES = """\
+\b
+Exit codes:
+  0    done; for `diagnose`: nothing is wrong
+  1    `diagnose` found a problem, or could not see enough to say that there is none
+  2    the command is wrong: an unknown option, table, column, check or recording
+  3    the source cannot be used, or a bundle cannot be written
+  4    meshnb itself failed
+  130  interrupted
+
+\b
+SOURCE is the path of a bundle, a folder or a zip, or recorded:NAME for a recording that ships with
+meshnb (`meshnb recordings` lists them).
+Colour is for terminals only, and never when NO_COLOR is set."""
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(
+    # Nobody in the house imports the front door, but it is there before any of its rooms.
+    sys.modules["meshnb"].__version__,
+    message="meshnb %(version)s",
+)
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Find out what is wrong with an Istio mesh, and show the evidence."""
+    if context.invoked_subcommand is None:
+        _say(context.get_help() + "\n")
+
+
+_source = click.argument("source", metavar="SOURCE")
+
+
+@commands.command(
+    epilog="Exit codes: 0 nothing is wrong; 1 a problem, or an unknown verdict, because silence is "
+    "not health; 3 the source cannot be used.",
+)
+@_source
+@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON, format 1.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Leave nothing out: passed checks, all causes."
+)
+@click.pass_context
+def diagnose(context: click.Context, source: str, *, as_json: bool, everything: bool) -> None:
+    """Say what is wrong, why, and how to mend it."""
+    from meshnb.diagnosis import diagnose as diagnosis_of  # noqa: PLC0415  brings pandas
+
+    facts = _facts(source)
+    diagnosis = diagnosis_of(facts)
+    if as_json:
+        _say(json.dumps(diagnosis.to_json(), indent=1) + "\n")
+    else:
+        page = _Page()
+        _diagnosis(page, diagnosis, everything=everything)
+        page.show()
+    _note(facts.source.damage, f"`meshnb coverage {source}` lists them.")
+    context.exit(0 if diagnosis.verdict == "healthy" else PROBLEM)
+
+
+def _diagnosis(page: _Page, diagnosis: Diagnosis, *, everything: bool) -> None:
+    if diagnosis.verdict == "healthy":
+        page.add(_counts(diagnosis), label="healthy:", colour="green")
+        if not everything:
+            return
+    elif diagnosis.verdict == "unknown":
+        page.add(_why_unknown(diagnosis), label="unknown:", colour="yellow", strong=True)
+    else:
+        _first_cause(page, diagnosis.problems[0])
+    page.gap()
+    _other_causes(page, diagnosis, everything=everything)
+    _symptoms(page, diagnosis)
+    _checks_without_findings(page, diagnosis, everything=everything)
+
+
+def _counts(diagnosis: Diagnosis) -> str:
+    parts = [
+        f"{_count(len(diagnosis.ruled_out), 'check')} passed",
+        f"{_count(len(diagnosis.unknown), 'check')} unknown" if diagnosis.unknown else "",
+        f"{_count(len(diagnosis.facts['access_log']), 'line')} of access logs read",
+        f"{_count(len(diagnosis.symptoms), 'symptom')}, see --all"
+        if len(diagnosis.symptoms)
+        else "",
+        f"{len(diagnosis.causes)} worth knowing, see --all" if diagnosis.causes else "",
+    ]
+    return (
+        f"nothing is wrong in {diagnosis.facts.source.label} at {_time(diagnosis.facts.now)} "
+        f"({', '.join(part for part in parts if part)})."
+    )
+
+
+def _why_unknown(diagnosis: Diagnosis) -> str:
+    if diagnosis.unexplained and not diagnosis.unknown:
+        return "Something goes wrong that no check explains."
+    return "No check found a fault, but not enough could be seen to say that there is none."
+
+
+def _first_cause(page: _Page, cause: RankedCause) -> None:
+    colour = "red" if cause.severity.value == "error" else "yellow"
+    page.add(cause.finding.message, label="problem:", colour=colour, strong=True)
+    page.add(_extent(cause), indent=1)
+    affected = _affected(cause)
+    if affected:
+        page.add(affected, label="Affected:", indent=1)
+    page.add(cause.finding.remedy, label="To mend:", indent=1)
+    page.gap()
+    page.add(
+        f"({cause.check.code}, {cause.severity.value}; class {cause.failure_class.value}, "
+        f"{cause.failure_class.title})",
+        label="Why we think so:",
+    )
+    page.add(cause.mechanism, indent=1)
+    if cause.finding.related:
+        page.add(_few(map(str, cause.finding.related)), label="Takes part:", indent=1)
+    spoken = " ".join(
+        [cause.finding.message, cause.mechanism, *(s.message for s in cause.explains)]
+    )
+    for table, rows in _evidence(cause).items():
+        page.add(f"{_count(len(rows), 'row')} from {_origin(rows)}", label=f"{table}:", indent=1)
+        for sample in _samples(table, rows, spoken):
+            page.row(sample, indent=2)
+
+
+def _extent(cause: RankedCause) -> str:
+    """Return since when it is seen, until when, and how often."""
+    if not cause.explains:
+        return "It explains nothing that was seen."
+    failed: dict[str, int] = {}
+    others: list[str] = []
+    for symptom in cause.explains:
+        if symptom.kind in ("request", "connection"):
+            failed[symptom.kind] = failed.get(symptom.kind, 0) + symptom.count
+        else:
+            others.append(symptom.message)
+    seen = "; ".join(
+        [*(_count(count, f"failed {kind}") for kind, count in failed.items()), *others]
+    )
+    first = cause.first_seen
+    last = max((s.last_seen for s in cause.explains if s.last_seen is not None), default=None)
+    if first is not None and last is not None and first < last:
+        return f"Since {_time(first)}: {seen}; last seen at {last:%H:%M:%S}."
+    moment = first or last
+    return f"Seen at {_time(moment)}: {seen}." if moment is not None else f"Seen: {seen}."
+
+
+def _affected(cause: RankedCause) -> str:
+    names: dict[str, None] = {}
+    for symptom in cause.explains:
+        names.update(dict.fromkeys((*symptom.reporters, *symptom.callers)))
+        if not symptom.reporters and any(symptom.workload):
+            names["/".join(symptom.workload)] = None
+    return _few(names)
+
+
+def _few(names: Iterable[str]) -> str:
+    from meshnb.checks.base import and_list  # noqa: PLC0415  brings pandas
+
+    return and_list(names)
+
+
+def _evidence(cause: RankedCause) -> dict[str, pd.DataFrame]:
+    """Return the rows that prove a cause by table, each row once."""
+    import pandas as pd  # noqa: PLC0415  slow to import
+
+    found: dict[str, pd.DataFrame] = {}
+    for evidence in cause.finding.evidence:
+        if len(evidence.rows):
+            parts = [found[evidence.table]] if evidence.table in found else []
+            rows = pd.concat([*parts, evidence.rows])
+            found[evidence.table] = rows[~rows.index.duplicated()]
+    return found
+
+
+def _origin(rows: pd.DataFrame) -> str:
+    questions = list(dict.fromkeys(rows["question"].dropna()))
+    more = f" and {len(questions) - 1} more" if len(questions) > 1 else ""
+    return f"{questions[0]}{more}" if questions else "no question"
+
+
+def _samples(table: str, rows: pd.DataFrame, spoken: str) -> Iterator[str]:
+    """Yield a few rows as ``column=value``: first what was spoken of, then the keys."""
+    columns = _table(table).columns
+    words = set(re.findall(r"[\w.:/|-]*\w", spoken))
+
+    def place(name: str, text: str) -> int:
+        if text in words and len(text) > 1:
+            return 0
+        if columns[name].key:
+            return 1
+        return 2 if text not in ("0", "false") else 3
+
+    for record in _records(rows.head(_SAMPLE_ROWS)):
+        cells = {name: _text(value) for name, value in record.items() if name != "question"}
+        places = {name: place(name, text) for name, text in cells.items() if text}
+        shown = sorted(places, key=places.__getitem__)
+        yield "  ".join(f"{name}={_cut(cells[name], _SAMPLE_WIDTH)}" for name in shown)
+
+
+def _other_causes(page: _Page, diagnosis: Diagnosis, *, everything: bool) -> None:
+    problems = len(diagnosis.problems)
+    others, worth_knowing = diagnosis.causes[1:problems], diagnosis.causes[problems:]
+    if others:
+        shown = others if everything else others[:_FEW]
+        page.add(label="Less likely:")
+        _causes(page, shown)
+        if len(shown) < len(others):
+            page.add(f"{len(others) - len(shown)} more (--all lists them)", indent=1)
+        page.gap()
+    if worth_knowing:
+        hint = "" if everything else f"{len(worth_knowing)} (--all lists them)"
+        page.add(hint, label="Worth knowing:")
+        _causes(page, worth_knowing if everything else ())
+        page.gap()
+
+
+def _causes(page: _Page, causes: Iterable[RankedCause]) -> None:
+    for cause in causes:
+        explains = ", ".join(symptom.id for symptom in cause.explains) or "nothing that was seen"
+        page.add(
+            f"{cause.severity.value}: {cause.finding.message} "
+            f"({cause.check.code}, explains {explains})",
+            label=f"{cause.rank}.",
+            indent=1,
+        )
+
+
+def _symptoms(page: _Page, diagnosis: Diagnosis) -> None:
+    if not len(diagnosis.symptoms):
+        page.add("none", label="Symptoms:")
+        return
+    page.add(label="Symptoms:")
+    unexplained = {symptom.id for symptom in diagnosis.unexplained}
+    for symptom in diagnosis.symptoms:
+        mark = " (unexplained)" if symptom.id in unexplained else ""
+        page.add(f"{symptom.count}x {symptom.message}{mark}", label=symptom.id, indent=1)
+
+
+def _checks_without_findings(page: _Page, diagnosis: Diagnosis, *, everything: bool) -> None:
+    ruled_out = diagnosis.ruled_out
+    hint = " (--all lists them)" if ruled_out and not everything else ""
+    page.add(f"{_count(len(ruled_out), 'check')}{hint}", label="Ruled out:")
+    if everything:
+        for outcome in ruled_out:
+            page.add(outcome.check.title, label=outcome.check.code, indent=1)
+    page.add(_count(len(diagnosis.unknown), "check"), label="Unknown:")
+    reasons: dict[str, list[str]] = {}
+    for outcome in diagnosis.unknown:
+        reasons.setdefault(outcome.because, []).append(outcome.check.code)
+    for because, codes in reasons.items():
+        page.add(f"{', '.join(codes) if everything else _few(codes)}: {because}", indent=1)
+
+
+@commands.command("tables")
+@click.argument("name", required=False)
+@click.option("--columns", is_flag=True, help="Print each table's columns and what they mean.")
+def list_tables(name: str | None, *, columns: bool) -> None:
+    """List the tables, or describe one.
+
+    What is described: what a row is, what the mesh is asked for it, and each column.
+    """
+    page = _Page()
+    if name is not None or columns:
+        chosen = _tables().values() if name is None else [_table(name)]
+        page.lines += "\n\n".join(table.document() for table in chosen).split("\n")
+    else:
+        width = max(map(len, _tables()))
+        for table in _tables().values():
+            page.add(table.grain, label=f"{table.name:<{width}}", hang=width + 1)
+    page.show()
+
+
+def _tables() -> Mapping[str, Table]:
+    from meshnb.tables import TABLES  # noqa: PLC0415  brings pandas
+
+    return TABLES
+
+
+def _table(name: str) -> Table:
+    if name not in _tables():
+        raise UsageError(f"There is no table {name!r}.", next_step=nearest(name, _tables()))
+    return _tables()[name]
+
+
+@commands.command("table")
+@click.argument("name")
+@_source
+@click.option(
+    "--where",
+    "conditions",
+    metavar="COLUMN=VALUE",
+    multiple=True,
+    help="Only rows in which the column has this value, written as csv has it; nothing after the = "
+    "for an absent one. Repeat it for rows that fulfil all.",
+)
+@click.option("--columns", "chosen", metavar="A,B,...", help="Only these columns, in this order.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    help=f"At most so many rows.  [default: {_TERMINAL_ROWS} for text on a terminal, else all]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv", "json"]),
+    default="text",
+    show_default=True,
+    help="text for people; csv, with control characters spelled out; json, a list of records with "
+    "null for what is absent and times in RFC 3339.",
+)
+def print_table(
+    name: str,
+    source: str,
+    *,
+    conditions: tuple[str, ...],
+    chosen: str | None,
+    limit: int | None,
+    form: str,
+) -> None:
+    """Print the rows of a table.
+
+    What could not be had of it is noted on stderr.
+    """
+    table = _table(name)
+    wanted = [_condition(table, condition) for condition in conditions]
+    columns = list(table.columns) if chosen is None else chosen.split(",")
+    columns = [_column(table, column) for column in columns]
+    facts = _facts(source)
+    frame = matching = facts[name]
+    for column, value in wanted:
+        matching = matching[[_text(_value(cell)) == value for cell in matching[column].tolist()]]
+    page = _Page()
+    if limit is None and form == "text" and page.width is not None:
+        limit = _TERMINAL_ROWS
+    shown = matching[columns] if limit is None else matching[columns].head(limit)
+    if form == "csv":
+        _say(_csv(shown))
+    elif form == "json":
+        _say(_json(shown))
+    else:
+        left_out = _aligned(page, shown)
+        cut = f" ({len(matching)} match)" if len(shown) < len(matching) < len(frame) else ""
+        page.add(f"{len(shown)} of {_count(len(frame), 'row')}{cut}")
+        if left_out:
+            page.add(f"no room for {', '.join(left_out)}; choose with --columns")
+        page.show()
+    gaps = [*facts.source.damage, *map(str, facts.gaps(name))]
+    _note(gaps, f"`meshnb coverage {source}` lists them.")
+
+
+def _column(table: Table, name: str) -> str:
+    name = name.strip()
+    if name not in table.columns:
+        raise UsageError(
+            f"Table {table.name} has no column {name!r}.", next_step=nearest(name, table.columns)
+        )
+    return name
+
+
+def _condition(table: Table, condition: str) -> tuple[str, str]:
+    name, equals, value = condition.partition("=")
+    if not equals:
+        raise UsageError(
+            f"--where {condition!r} is no condition.", next_step="Write --where COLUMN=VALUE."
+        )
+    return _column(table, name), value
+
+
+def _value(cell: Any) -> Any:
+    """Return a cell as JSON has it: None when it is absent, a time as text in RFC 3339."""
+    if isinstance(cell, Mapping):
+        return {str(name): _value(member) for name, member in cell.items()}
+    if isinstance(cell, set | frozenset):
+        return [_value(member) for member in sorted(cell, key=str)]
+    if isinstance(cell, list | tuple):
+        return [_value(member) for member in cell]
+    from meshnb.traces.mesh import plain  # noqa: PLC0415  brings pandas
+
+    match plain(cell):
+        case None | bool() | str() | int() as value:
+            return value
+        case float(value):
+            return value if math.isfinite(value) else str(value)
+        case datetime() as moment:
+            return moment.isoformat().replace("+00:00", "Z")
+        case other:
+            return str(other)
+
+
+def _text(value: Any) -> str:
+    """Return what :func:`_value` made as one text; a list of texts has commas between them."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case list() if all(isinstance(member, str) for member in value):
+            return ",".join(value)
+        case _:
+            return json.dumps(value)
+
+
+def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    columns = [frame[name].tolist() for name in frame.columns]
+    for cells in zip(*columns, strict=True):
+        yield dict(zip(frame.columns, map(_value, cells), strict=True))
+
+
+def _json(frame: pd.DataFrame) -> str:
+    records = [json.dumps(record) for record in _records(frame)]
+    return "[\n " + ",\n ".join(records) + "\n]\n" if records else "[]\n"
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(frame.columns)
+    for record in _records(frame):
+        writer.writerow(harmless(_text(value)) for value in record.values())
+    return written.getvalue()
+
+
+def _aligned(page: _Page, frame: pd.DataFrame) -> list[str]:
+    """Add a title and the rows in aligned columns; return the columns that had no room."""
+    cells = {str(name): [str(name)] for name in frame.columns}
+    for record in _records(frame):
+        for name, value in record.items():
+            cells[name].append(_one_line(_text(value)))
+    widths = _fitted({name: max(map(len, column)) for name, column in cells.items()}, page.width)
+    for number, row in enumerate(zip(*(cells[name] for name in widths), strict=True)):
+        parts = [
+            _cut(text, width).ljust(width) for text, width in zip(row, widths.values(), strict=True)
+        ]
+        page.lines.append(page.styled("  ".join(parts).rstrip(), bold=number == 0))
+    return [name for name in cells if name not in widths]
+
+
+def _fitted(widths: Mapping[str, int], room: int | None) -> dict[str, int]:
+    """Return the widths of the first columns that fit; what is left over goes to all alike."""
+    if room is None:
+        return dict(widths)
+    fitted: dict[str, int] = {}
+    for name, width in widths.items():
+        least = min(width, max(len(name), _NARROWEST))
+        room -= least + (2 if fitted else 0)
+        if room < 0 and fitted:
+            room += least + 2
+            break
+        fitted[name] = least + min(room, 0)
+    wider = sorted(fitted, key=lambda name: widths[name] - fitted[name])
+    for number, name in enumerate(wider):
+        more = min(widths[name] - fitted[name], max(room, 0) // (len(wider) - number))
+        fitted[name] += more
+        room -= more
+    return fitted
+
+
+@commands.command("checks")
+@click.argument("code", required=False)
+def list_checks(code: str | None) -> None:
+    """List the checks, or describe one.
+
+    In the list: code, severity, class of failure (A invalid control plane configuration, B invalid
+    data plane configuration, C unexpected data plane), and what is true when all is well.
+    """
+    from meshnb.checks import CHECKS  # noqa: PLC0415  brings pandas
+
+    page = _Page()
+    if code is None:
+        for check in sorted(CHECKS.values(), key=lambda check: check.code):
+            page.add(
+                f"{check.severity.value:<7}  {check.cause.value}  {check.title}",
+                label=check.code,
+                hang=len(check.code) + 13,
+            )
+    elif code.upper() not in CHECKS:
+        raise UsageError(f"There is no check {code!r}.", next_step=nearest(code.upper(), CHECKS))
+    else:
+        check = CHECKS[code.upper()]
+        page.add(check.title, label=check.code, strong=True)
+        page.add(
+            f"{check.severity.value}; class {check.cause.value}, {check.cause.title}", indent=1
+        )
+        page.add(check.why, label="Why:", indent=1)
+        page.add(", ".join(check.inputs), label="Takes:", indent=1)
+        page.add(", ".join(check.tables), label="Reads the tables:", indent=1)
+    page.show()
+
+
+@commands.command("recordings")
+def list_recordings() -> None:
+    """List the recordings that ship with meshnb."""
+    from meshnb.sources import recordings  # noqa: PLC0415  not for --help
+
+    page = _Page()
+    width = max(len(recording.name) for recording in recordings()) + len("recorded:")
+    for recording in recordings():
+        page.add(recording.title, label=f"{f'recorded:{recording.name}':<{width}}", hang=width + 1)
+    page.show()
+
+
+@commands.command()
+@_source
+def coverage(source: str) -> None:
+    """Say what was asked and what was not answered.
+
+    An empty answer is an answer. Silent: nothing came back. Not asked: a table wants it, and the
+    source does not have it. Damaged: the source itself is.
+    """
+    facts = _facts(source)
+    found = facts.coverage()
+    page = _Page()
+    asked = _count(len(list(facts.source.questions())), "question")
+    page.add(f"{asked}, the last answered {_time(facts.now)}", label=f"{facts.source.label}:")
+    for state, count in found["state"].value_counts(sort=False).items():
+        page.add(f"{count}", label=f"{state:<10}", indent=1)
+    missing = found[~found["state"].isin(["answered", "empty"])]
+    if len(missing):
+        page.gap()
+        page.add(label="Not answered:")
+    for row in _records(missing):
+        reason = f": {row['reason']}" if row["reason"] else ""
+        page.add(f"{row['question']}{reason}", label=f"{row['state']:<10}", indent=1)
+    page.show()
+
+
+@commands.command()
+@_source
+@click.argument("path", metavar="PATH")
+@click.pass_context
+def record(context: click.Context, source: str, path: str) -> None:
+    """Write all that a source answers as a bundle.
+
+    PATH is the zip to write; it must not exist yet. Values of Secrets and private keys are never
+    written. When it is interrupted, what was answered until then is kept.
+    """
+    from meshnb.sources import Bundle  # noqa: PLC0415  not for --help
+    from meshnb.sources import record as write  # noqa: PLC0415
+
+    written = Bundle(write(_open(source), path))
+    page = _Page()
+    page.add(f"{_count(len(written.questions()), 'answer')}", label=f"{written.label}:")
+    page.show()
+    _note(written.damage, f"`meshnb coverage {path}` lists them.")
+    context.exit(INTERRUPTED if written.manifest["complete"] is False else 0)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; whatever goes wrong is a sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return commands.main(list(arguments), prog_name="meshnb", standalone_mode=False) or 0
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = "meshnb" if context is None else context.command_path
+        _complain(f"{error.format_message()} Try `{command} --help`.")
+        return USAGE
+    except UsageError as error:
+        _complain(str(error))
+        return USAGE
+    except SourceError as error:
+        _complain(str(error))
+        return UNUSABLE
+    except MeshnbError as error:
+        _complain(str(error))
+        return BROKEN
+    except Exception as error:  # noqa: BLE001  a traceback is no answer, and its exit code is taken
+        _complain(_fault(error))
+        return BROKEN
+
+
+def _fault(error: Exception) -> str:
+    import traceback  # noqa: PLC0415  hardly ever needed
+
+    frames = traceback.extract_tb(error.__traceback__)
+    here = os.path.dirname(__file__)  # noqa: PTH120  pathlib would be imported for this alone
+    frame = [frame for frame in frames if frame.filename.startswith(here)][-1]
+    return (
+        f"{type(error).__name__} at {os.path.relpath(frame.filename, here)}:{frame.lineno}: "
+        f"{error}. This is a fault of meshnb itself, not of the mesh; please report it."
+    )
+
+
+def main() -> None:
+    """Run the command line of this process, and end it."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Nobody reads what is left. Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
