@@ -6,12 +6,17 @@ from collections.abc import Mapping
 
 from meshnb.tables.access_log import ACCESS_LOG
 from meshnb.tables.base import Column, Facts, Gap, Table
+from meshnb.tables.bootstrap import BOOTSTRAP
 from meshnb.tables.certificates import CERTIFICATES
+from meshnb.tables.check_inject import CHECK_INJECT
 from meshnb.tables.clusters import CLUSTERS
 from meshnb.tables.containers import CONTAINERS
 from meshnb.tables.endpoints import ENDPOINTS
 from meshnb.tables.events import EVENTS
+from meshnb.tables.extension_configs import EXTENSION_CONFIGS
 from meshnb.tables.injection import INJECTION
+from meshnb.tables.injector_namespaces import INJECTOR_NAMESPACES
+from meshnb.tables.injector_webhooks import INJECTOR_WEBHOOKS
 from meshnb.tables.istio_config import ISTIO_CONFIG
 from meshnb.tables.istiod_log import ISTIOD_LOG
 from meshnb.tables.istiod_metrics import ISTIOD_METRICS
@@ -25,15 +30,24 @@ from meshnb.tables.pods import PODS
 from meshnb.tables.proxies import PROXIES
 from meshnb.tables.proxy_log import PROXY_LOG
 from meshnb.tables.proxy_status import PROXY_STATUS
+from meshnb.tables.proxy_status_summary import PROXY_STATUS_SUMMARY
+from meshnb.tables.rbac import RBAC
+from meshnb.tables.rbac_rules import RBAC_RULES
 from meshnb.tables.rollouts import ROLLOUTS
 from meshnb.tables.routes import ROUTES
 from meshnb.tables.secrets import SECRETS
 from meshnb.tables.service_accounts import SERVICE_ACCOUNTS
 from meshnb.tables.service_endpoints import SERVICE_ENDPOINTS
 from meshnb.tables.services import SERVICES
+from meshnb.tables.versions import VERSIONS
 from meshnb.tables.webhooks import WEBHOOKS
 from meshnb.tables.workloads import WORKLOADS
 from meshnb.tables.ztunnel_access_log import ZTUNNEL_ACCESS_LOG
+from meshnb.tables.ztunnel_certificates import ZTUNNEL_CERTIFICATES
+from meshnb.tables.ztunnel_connections import ZTUNNEL_CONNECTIONS
+from meshnb.tables.ztunnel_policies import ZTUNNEL_POLICIES
+from meshnb.tables.ztunnel_services import ZTUNNEL_SERVICES
+from meshnb.tables.ztunnel_workloads import ZTUNNEL_WORKLOADS
 
 __all__ = ["TABLES", "Column", "Facts", "Gap", "Table"]
 
@@ -56,16 +70,30 @@ TABLES: Mapping[str, Table] = {
         MESH_SETTINGS,
         WEBHOOKS,
         INJECTION,
+        CHECK_INJECT,
+        INJECTOR_NAMESPACES,
+        INJECTOR_WEBHOOKS,
         ISTIOD_PORTS,
         ISTIOD_METRICS,
         ISTIOD_LOG,
+        VERSIONS,
         PROXY_STATUS,
+        PROXY_STATUS_SUMMARY,
         PROXIES,
+        BOOTSTRAP,
         LISTENERS,
         ROUTES,
         CLUSTERS,
         ENDPOINTS,
         CERTIFICATES,
+        EXTENSION_CONFIGS,
+        RBAC,
+        RBAC_RULES,
+        ZTUNNEL_WORKLOADS,
+        ZTUNNEL_SERVICES,
+        ZTUNNEL_POLICIES,
+        ZTUNNEL_CERTIFICATES,
+        ZTUNNEL_CONNECTIONS,
         ACCESS_LOG,
         ZTUNNEL_ACCESS_LOG,
         PROXY_LOG,

@@ -19,6 +19,7 @@ Every table ends with the column ``question``: which question to the mesh the ro
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from meshnb.sources.base import (
     ProbeQuestion,
     Question,
     Source,
+    only,
     parse_time,
 )
 
@@ -239,6 +241,17 @@ class Table:
         )
 
 
+def _decode(body: bytes) -> Any:
+    """Read JSON. Of a large document the garbage collector would take most of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return msgspec.json.decode(body)
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _typed(values: list[Any], dtype: str) -> Any:
     if dtype == "object":
         return pd.Series(values, dtype=object)
@@ -254,6 +267,8 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -262,6 +277,8 @@ def _whole(value: Any) -> int | None:
 
 
 def _real(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -300,7 +317,7 @@ def dig(document: Json, *path: str | int, default: Any = None) -> Any:
     """
     value = document
     for step in path:
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             value = value.get(step)
         elif isinstance(value, list) and isinstance(step, int) and -len(value) <= step < len(value):
             value = value[step]
@@ -318,7 +335,7 @@ def items(document: Json, *path: str | int) -> list[Any]:
 def mapping(document: Json, *path: str | int) -> Mapping[str, Any]:
     """Return the object at a path, or an empty one where there is none."""
     value = dig(document, *path)
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(slots=True)
@@ -397,15 +414,26 @@ class Facts:
         return self.source.now
 
     def question(self, title: str) -> Question:
-        """Return the question that a table's column ``question`` names."""
-        return self._titles[title]
+        """Return the question that a table's column ``question`` names.
+
+        Raises UsageError when the source has no such question, offering the nearest.
+        """
+        question = self._titles.get(title)
+        if question is None:
+            raise UsageError(
+                f"{self.source.label} has no question {title!r}.",
+                next_step=nearest(title, self._titles),
+            )
+        return question
 
     def answer(self, question: Question) -> Answer:
-        """Return the answer to one question, asked once."""
+        """Return the answer to one question, asked once.
+
+        Raises NotRecorded when the source was never asked it.
+        """
         answer = self._answers.get(question)
         if answer is None:
-            answer = next(iter(self.source.ask([question])))
-            self._answers[question] = answer
+            answer = self._answers[question] = only(self.source, question)
         return answer
 
     def gap(self, question: Question | str, state: str, reason: str) -> None:
@@ -454,15 +482,12 @@ class Facts:
                 continue
             for built in self._open:
                 built.questions[question] = None
-            if answer.refused:
-                self.gap(question, "refused", answer.error or f"refused with {answer.status}")
-            elif answer.error is not None:
-                self.gap(question, "silent", answer.error)
-            elif isinstance(question, ListQuestion) and answer.status == 404:
-                continue  # the cluster does not know this resource, so there are none
-            elif answer.status is not None and answer.status >= 400:
+            state, reason = _state(answer)
+            if reason is not None:
+                self.gap(question, state, reason)
+            elif state == "answered" and answer.status is not None and answer.status >= 400:
                 self.gap(question, "refused", f"answered with status {answer.status}")
-            else:
+            elif state == "answered":
                 yield answer
 
     def document(self, answer: Answer, *, text: bool = False) -> Any:
@@ -471,12 +496,9 @@ class Facts:
             return (answer.body or b"").decode("utf-8", "replace")
         if answer.question not in self._documents:
             try:
-                document = msgspec.json.decode(answer.body or b"")
+                self._documents[answer.question] = _decode(answer.body or b"")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                document = None
                 self._documents[answer.question] = error
-            else:
-                self._documents[answer.question] = document
         document = self._documents[answer.question]
         if isinstance(document, Exception):
             self.gap(answer.question, "unreadable", f"is not JSON: {document}")
@@ -513,7 +535,14 @@ class Facts:
             try:
                 for row in reader(document, question, self):
                     yield question, row
-            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            except (
+                KeyError,
+                IndexError,
+                TypeError,
+                AttributeError,
+                ValueError,
+                OverflowError,
+            ) as error:
                 self.gap(
                     question,
                     "unreadable",
@@ -527,25 +556,22 @@ class Facts:
         per damage of the source itself. Columns: ``question``, ``kind``, ``namespace``, ``pod``,
         ``state``, ``reason``, ``status``, ``taken_at``, ``elapsed_ms``. All tables are made first.
         """
-        unreadable: dict[str, str] = {}
+        missed: dict[str, Gap] = {}
         unasked: dict[str, str] = {}
-        for name in self._catalogue:
-            for gap in self.gaps(name):
-                if gap.state == "unreadable":
-                    unreadable[gap.question] = gap.reason
-                elif gap.state == "not asked":
-                    unasked[gap.question] = gap.reason
+        for gap in self.gaps(*self._catalogue):
+            if gap.state == "not asked":
+                unasked[gap.question] = gap.reason
+            else:
+                missed[gap.question] = gap
         rows: list[Row] = []
         for question in self._questions:
             answer = self.answer(question)
-            state, reason = "answered", None
-            if answer.refused:
-                state, reason = "refused", answer.error or f"status {answer.status}"
-            elif answer.error is not None:
-                state, reason = "silent", answer.error
-            elif str(question) in unreadable:
-                state, reason = "unreadable", unreadable[str(question)]
-            elif not answer.body and not isinstance(question, ProbeQuestion):
+            state, reason = _state(answer)
+            if str(question) in missed:
+                state, reason = missed[str(question)].state, missed[str(question)].reason
+            elif (
+                state == "answered" and not answer.body and not isinstance(question, ProbeQuestion)
+            ):
                 state = "empty"
             request = question.to_json()
             rows.append(
@@ -591,6 +617,20 @@ class Facts:
             ],
             columns=["table", "grain", "rows", "columns", "missing"],
         )
+
+
+def _state(answer: Answer) -> tuple[str, str | None]:
+    """Return ``answered``, ``refused`` or ``silent``, and the reason for the latter two.
+
+    A list that the cluster does not know is ``empty``: it has no such objects.
+    """
+    if answer.refused:
+        return "refused", answer.error or f"refused with {answer.status}"
+    if answer.error is not None:
+        return "silent", answer.error
+    if answer.status == 404 and isinstance(answer.question, ListQuestion):
+        return "empty", None
+    return "answered", None
 
 
 _COVERAGE: Mapping[str, str] = {

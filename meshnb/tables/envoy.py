@@ -36,7 +36,7 @@ def section(dump: Json, name: str, question: Question, facts: Facts) -> Mapping[
     """
     configs = dig(dump, "configs")
     if not isinstance(configs, list):
-        if not (isinstance(dump, Mapping) and _ZTUNNEL_KEYS & dump.keys()):
+        if not is_ztunnel(dump):
             facts.gap(
                 question, "unreadable", "is no config dump of Envoy: it has no list of configs"
             )
@@ -46,6 +46,20 @@ def section(dump: Json, name: str, question: Question, facts: Facts) -> Mapping[
             return mapping(config)
     facts.gap(question, "unreadable", f"has no {name}")
     return {}
+
+
+def is_ztunnel(dump: Json) -> bool:
+    """Whether a config dump is that of a ztunnel, which has other keys than Envoy's."""
+    return isinstance(dump, Mapping) and "configs" not in dump and bool(_ZTUNNEL_KEYS & dump.keys())
+
+
+def sections(dump: Json, name: str) -> list[Mapping[str, Any]]:
+    """Return each part of a config dump of one kind, for kinds that may be there often or never."""
+    return [
+        mapping(config)
+        for config in items(dump, "configs")
+        if str(dig(config, "@type", default="")).endswith(f".{name}")
+    ]
 
 
 def milliseconds(duration: Json) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -180,9 +181,10 @@ def _process(facts: Facts, info: tuple[Question, Any] | None, node: Mapping[str,
     row["state"] = dig(page, "state")
     uptime = str(dig(page, "uptime_current_epoch", default=""))
     if uptime.removesuffix("s").isdecimal():
-        seconds = int(uptime.removesuffix("s"))
-        row["uptime_s"] = seconds
-        row["started"] = facts.answer(question).taken_at - timedelta(seconds=seconds)
+        with contextlib.suppress(ValueError, OverflowError):  # so many seconds were never counted
+            seconds = int(uptime.removesuffix("s"))
+            row["started"] = facts.answer(question).taken_at - timedelta(seconds=seconds)
+            row["uptime_s"] = seconds
     return row
 
 

@@ -48,7 +48,7 @@ def _rows(log: Json, question: Question, facts: Facts) -> Iterator[Row]:
     for number, line in enumerate(str(log).split("\n"), start=1):
         if "\taccess\t" not in line:
             continue
-        time, level, _, text = (line.split("\t", 3) + ["", "", ""])[:4]
+        time, level, _, text = [*line.split("\t", 3), "", "", ""][:4]
         fields = {key: quoted or bare for key, quoted, bare in _FIELD.findall(text)}
         duration = _DURATION.fullmatch(fields.get("duration", ""))
         yield {

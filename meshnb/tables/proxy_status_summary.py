@@ -1,0 +1,106 @@
+"""The table ``proxy_status_summary``: what each proxy subscribes to, and how it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from meshnb.sources.base import Question
+from meshnb.tables.base import Column, Facts, Row, Table
+from meshnb.tables.proxy_status import PROXY_STATUS
+
+#: istioctl's columns of the old form, in its order: by the URLs of the types.
+_TYPES = ("CDS", "ECDS", "EDS", "LDS", "RDS", "SDS", "PCDS", "NDS", "WADS", "WDS")
+_AGED = ("SYNCED", "STALE", "ERROR")
+
+PROXY_STATUS_SUMMARY = Table(
+    name="proxy_status_summary",
+    grain="one row per proxy and istiod",
+    asks=PROXY_STATUS.asks,
+    istioctl="istioctl proxy-status, and with -v 1 for the types one by one",
+    columns={
+        "proxy": Column("string", "the proxy as pod.namespace", key=True),
+        "name": Column("string", "the same, under istioctl's heading"),
+        "cluster": Column("string", "Kubernetes cluster of the proxy"),
+        "istiod": Column("string", "the istiod pod that it is connected to", key=True),
+        "version": Column("string", "version of the proxy"),
+        "subscribed_types": Column(
+            "string", "how many kinds of configuration it asks for, and which: 2 (CDS,LDS)"
+        ),
+        **{
+            kind.lower(): Column(
+                "string", f"{kind}: how it stands and since when, as of the recording, or IGNORED"
+            )
+            for kind in _TYPES
+        },
+        "worst": Column("string", "the worst of them: ERROR, STALE, NOT SENT or SYNCED"),
+        "error": Column("string", "why the proxy refused something"),
+    },
+)
+
+_FROM_BAD_TO_GOOD = ("ERROR", "STALE", "NOT SENT", "SYNCED")
+
+
+@PROXY_STATUS_SUMMARY.derives
+def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
+    frame = facts["proxy_status"].astype(object)
+    proxies: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
+    for row in frame.where(frame.notna(), None).to_dict("records"):
+        proxies.setdefault((str(row["proxy"]), str(row["istiod"])), []).append(row)
+    for (proxy, istiod), rows in sorted(proxies.items()):
+        asked = [row for row in rows if row["sync"] != "IGNORED"]
+        kinds = [str(row["xds"]) for row in asked]
+        states = {str(row["sync"]) for row in asked}
+        yield (
+            facts.question(str(rows[0]["question"])),
+            {
+                "proxy": proxy,
+                "name": proxy,
+                "cluster": rows[0]["cluster_id"],
+                "istiod": istiod,
+                "version": rows[0]["istio_version"],
+                "subscribed_types": f"{len(kinds)} ({','.join(kinds)})",
+                **{kind.lower(): "IGNORED" for kind in _TYPES},
+                **{str(row["xds"]).lower(): _state(row) for row in asked if row["xds"] in _TYPES},
+                "worst": next((state for state in _FROM_BAD_TO_GOOD if state in states), None),
+                "error": next((row["error"] for row in asked if row["error"]), None),
+            },
+        )
+
+
+def _state(row: Mapping[Any, Any]) -> str:
+    sync, age = str(row["sync"]), row["age_s"]
+    return sync if sync not in _AGED or age is None else f"{sync} ({age_text(age)})"
+
+
+def age_text(seconds: float) -> str:
+    """Return an age as kubectl and istioctl write it: 75s, 2m26s, 3h5m, 2d4h, 400d.
+
+    The rounding is that of HumanDuration in ``k8s.io/apimachinery/pkg/util/duration``: two units
+    at most, and the smaller one only where it matters.
+    """
+    whole = int(seconds)
+    if whole < -1:
+        return "<invalid>"
+    if whole < 120:
+        return f"{max(whole, 0)}s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if minutes < 10:
+        return _two(minutes, "m", whole % 60, "s")
+    if minutes < 180:
+        return f"{minutes}m"
+    if hours < 8:
+        return _two(hours, "h", minutes % 60, "m")
+    if hours < 48:
+        return f"{hours}h"
+    if days < 8:
+        return _two(days, "d", hours % 24, "h")
+    if days < 730:
+        return f"{days}d"
+    if days < 2920:
+        return _two(days // 365, "y", days % 365, "d")
+    return f"{days // 365}y"
+
+
+def _two(large: int, unit: str, small: int, smaller_unit: str) -> str:
+    return f"{large}{unit}" + (f"{small}{smaller_unit}" if small else "")
