@@ -21,17 +21,21 @@ def ambient(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
     inbound = failed[failed["direction"] == "inbound"]
     told = set(zip(inbound["source_pod"], inbound["destination_pod"], strict=True))
     pods = {(pod.namespace, pod.pod): pod for pod in mesh.pods}
-    groups: dict[tuple[str, str, str, str], list[int]] = {}
+    groups: dict[tuple[str, str, str, str, str], list[int]] = {}
     for index, row in zip(failed.index.tolist(), failed.to_dict("records"), strict=True):
-        server = (str(plain(row["destination_namespace"])), str(plain(row["destination_pod"])))
+        server = (plain(row["destination_namespace"]) or "", plain(row["destination_pod"]) or "")
         outbound = plain(row["direction"]) == "outbound"
         if outbound and (row["source_pod"], row["destination_pod"]) in told:
             continue
         pod = pods.get(server)
         workload = pod.workload if pod is not None else server[1]
         side = "client" if outbound else "server"
-        groups.setdefault((side, server[0], workload, str(row["error"])), []).append(index)
-    for (side, namespace, workload, error), members in groups.items():
+        # Of a server outside the mesh ztunnel knows no pod; then its name or address tells it.
+        named = plain(row["destination_service"]) or plain(row["destination_address"]) or ""
+        place = f"{server[0]}/{workload}" if workload else named
+        key = (side, place, server[0], workload, str(row["error"]))
+        groups.setdefault(key, []).append(index)
+    for (side, place, namespace, workload, error), members in groups.items():
         rows = failed.loc[members]
         times = [time.to_pydatetime() for time in rows["time"].dropna()]
         host = plain(rows["destination_service"].iloc[0]) or ""
@@ -39,7 +43,7 @@ def ambient(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
         yield Symptom(
             kind="connection",
             message=f"connections from {', '.join(clients) or 'outside the mesh'} to "
-            f"{namespace}/{workload} ended by ztunnel: {error}",
+            f"{place or 'an unknown destination'} ended by ztunnel: {error}",
             count=len(members),
             table="ztunnel_access_log",
             rows=tuple(members),

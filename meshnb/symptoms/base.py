@@ -13,6 +13,8 @@ from meshnb.traces.request import Failure, Failures
 
 #: Symptoms weigh half as much for each such stretch of time since they were last seen, in seconds.
 HALF_LIFE_S = 120.0
+#: What happens so often is no accident, such as a port scan or a restart, any more.
+REPEATED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,18 @@ class Symptom:
     worked_before: bool = False
     #: whether it had succeeded for one of the callers for whom it fails
     worked_for_caller: bool = False
+    #: whether the same request has succeeded again since it failed last, for anybody
+    works_again: bool = False
     id: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep the message in one line."""
+        object.__setattr__(self, "message", one_line(self.message))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was an accident: it happened once or twice, and the same works again."""
+        return self.count < REPEATED and self.works_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,18 @@ class Symptoms:
     def __len__(self) -> int:
         """Return the number of symptoms."""
         return len(self.found)
+
+
+def one_line(text: str) -> str:
+    r"""Return a text, which may come from a cluster, as one line without hidden characters.
+
+    White space of any kind becomes one space; what a screen would obey or hide instead of showing
+    it, such as an escape sequence, is spelled out, such as ``\x1b``.
+    """
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in " ".join(text.split())
+    )
 
 
 Reader = Callable[[Facts, Mesh, Failures], Iterable[Symptom]]

@@ -45,26 +45,32 @@ def _not_made(facts: Facts, mesh: Mesh) -> Iterator[Symptom]:
     chosen = events[(events["type"] == "Warning") & (events["reason"] == "FailedCreate")]
     grouped: dict[tuple[str, str], list[int]] = {}
     rollouts = facts["rollouts"]
-    # A ReplicaSet that wants no pods any more has been replaced by another one.
-    superseded = {
-        ("ReplicaSet", namespace, name)
+    # A ReplicaSet that was replaced by another one wants none any more.
+    all_wanted = {
+        ("ReplicaSet", namespace, name): plain(wanted)
         for namespace, name, wanted in zip(
             rollouts["namespace"], rollouts["replica_set"], rollouts["replicas_wanted"], strict=True
         )
-        if plain(wanted) == 0
     }
     for index, row in zip(chosen.index.tolist(), chosen.to_dict("records"), strict=True):
         last = plain(row["last_seen"])
-        made_since = any(
-            pod.namespace == row["namespace"] and pod.pod.startswith(f"{row['name']}-")
+        if last is None or facts.now - last.to_pydatetime() > _EVENT_AGE:
+            continue
+        owner = (row["kind"], row["namespace"], row["name"])
+        if row["kind"] == "ReplicaSet" and all_wanted and owner not in all_wanted:
+            continue  # it is gone, and so is its complaint
+        made = [
+            pod
             for pod in mesh.pods
-        )
-        replaced = (row["kind"], row["namespace"], row["name"]) in superseded
-        recent = last is not None and facts.now - last.to_pydatetime() <= _EVENT_AGE
-        if recent and not made_since and not replaced:
+            if pod.namespace == row["namespace"] and pod.pod.startswith(f"{row['name']}-")
+        ]
+        made_since = any(pod.created is not None and pod.created >= last for pod in made)
+        wanted = all_wanted.get(owner)
+        enough = wanted is not None and sum(pod.running for pod in made) >= wanted
+        if not made_since and not enough:
             grouped.setdefault((str(row["namespace"]), str(row["name"])), []).append(index)
     for (namespace, name), rows in grouped.items():
-        worst = chosen.loc[rows[-1]]
+        worst = chosen.loc[rows].sort_values("last_seen", kind="stable").iloc[-1]
         yield Symptom(
             kind="pod",
             message=f"pods of {namespace}/{name} cannot be made: {worst['message']}",

@@ -18,7 +18,7 @@ _VARIABLE = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}:\d+")
 
 def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
     """Yield one symptom per place, destination and manner of failure."""
-    worked = _successes(facts)
+    worked, worked_last = _successes(facts)
     groups: dict[tuple[object, ...], list[tuple[Failure, str, int | None, str]]] = {}
     for failure in failures:
         if not _matters(failure, worked):
@@ -52,7 +52,8 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
             rows=tuple(failure.index for failure in all_of_it),
             first_seen=min(times, default=None),
             last_seen=max(times, default=None),
-            weight=weight_of(times, failures.last or facts.now),
+            # A log without times says nothing about age: such failures count in full.
+            weight=weight_of(times, failures.last or facts.now) + len(all_of_it) - len(times),
             side=side,
             code=first.code,
             flags=first.flags,
@@ -71,11 +72,14 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
                 _earlier(worked, f, (*f.callers, split_address(f.remote_address)[0], f.proxy))
                 for f in all_of_it
             ),
+            works_again=_later(worked_last, all_of_it),
         )
 
 
-def _successes(facts: Facts) -> dict[tuple[str, str, str], datetime]:
-    """Return when each authority and path first succeeded, for each caller and for anybody.
+def _successes(
+    facts: Facts,
+) -> tuple[dict[tuple[str, str, str], datetime], dict[tuple[str, str], datetime]]:
+    """Return when each authority and path first succeeded for each caller, and when it last did.
 
     A caller is a proxy that sent the request, or the address that the server's proxy saw; anybody
     is ``""``.
@@ -83,6 +87,7 @@ def _successes(facts: Facts) -> dict[tuple[str, str, str], datetime]:
     log = facts["access_log"]
     fine = log[~failed(log) & log["method"].notna() & log["start_time"].notna()]
     first: dict[tuple[str, str, str], datetime] = {}
+    last: dict[tuple[str, str], datetime] = {}
     for authority, path, proxy, remote, direction, time in zip(
         fine["authority"].fillna(""),
         fine["path"].fillna(""),
@@ -93,11 +98,21 @@ def _successes(facts: Facts) -> dict[tuple[str, str, str], datetime]:
         strict=True,
     ):
         caller = split_address(remote)[0] if direction == "inbound" else proxy
+        asked = (authority, path.partition("?")[0])
         for who in ("", caller):
-            key = (authority, path.partition("?")[0], who)
+            key = (*asked, who)
             if key not in first or time < first[key]:
                 first[key] = time
-    return first
+        if asked not in last or time > last[asked]:
+            last[asked] = time
+    return first, last
+
+
+def _later(worked: dict[tuple[str, str], datetime], failures: Iterable[Failure]) -> bool:
+    """Whether each of these requests succeeded after all of the failures."""
+    asked = {one for failure in failures for one in failure.asked}
+    ends = [failure.time for failure in failures if failure.time is not None]
+    return bool(ends) and all(one in worked and worked[one] > max(ends) for one in asked)
 
 
 def _earlier(
@@ -142,9 +157,11 @@ def destination(failure: Failure, mesh: Mesh) -> tuple[str, int | None]:
         service = mesh.service_at(address, port)
         if service is not None:
             return service.host, service.port
-    host, colon, written = failure.authority.rpartition(":")
+    # A connection that names no host may say in its TLS handshake whom it is for.
+    sni = "" if name.startswith("outbound_") else failure.server_name
+    host, colon, written = (failure.authority or sni).rpartition(":")
     if not colon or not written.isdigit():
-        host, written = failure.authority, ""
+        host, written = failure.authority or sni, ""
     full = mesh.fqdn(host, failure.namespace)
     if not mesh.known_host(full) and host.count(".") in (1, 2):
         longer = (

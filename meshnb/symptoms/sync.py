@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pandas as pd
+
+from meshnb.sources import HttpQuestion, Question
 from meshnb.symptoms.base import Symptom
 from meshnb.tables import Facts
+from meshnb.tables.base import Got
 from meshnb.traces.mesh import Mesh, plain
 from meshnb.traces.request import Failures
 
+#: The page on which an istiod lists the proxies that are connected to it.
+_SYNC = Got(15014, "/debug/syncz")
 #: A push is acknowledged within seconds; only what is open for longer is a symptom, in seconds.
 STALE_AFTER_S = 30.0
 
@@ -20,8 +26,7 @@ def sync(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
     for xds, rows in refused.groupby("xds"):
         yield Symptom(
             kind="sync",
-            message=f"{rows['proxy'].nunique()} proxies refuse their {xds} configuration: "
-            f"{rows['error'].iloc[0]}",
+            message=f"{_counted(rows)} refused {xds} configuration: {rows['error'].iloc[0]}",
             count=len(rows),
             table="proxy_status",
             rows=tuple(rows.index),
@@ -36,8 +41,8 @@ def sync(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
     if len(late):
         yield Symptom(
             kind="sync",
-            message=f"{late['proxy'].nunique()} proxies have not acknowledged their configuration "
-            f"for up to {late['age_s'].max():.0f} s",
+            message=f"no acknowledgement from {_counted(late)} for up to "
+            f"{late['age_s'].max():.0f} s",
             count=len(late),
             table="proxy_status",
             rows=tuple(late.index),
@@ -46,13 +51,20 @@ def sync(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
             flags=frozenset({"STALE"}),
             reporters=tuple(dict.fromkeys(late["proxy"])),
         )
-    yield from _disconnected(facts, connected=set(status["proxy"]))
+    yield from _disconnected(facts, mesh, connected=set(status["proxy"]))
 
 
-def _disconnected(facts: Facts, connected: set[str]) -> Iterator[Symptom]:
+def _disconnected(facts: Facts, mesh: Mesh, connected: set[str]) -> Iterator[Symptom]:
     proxies = facts["proxies"]
+    # A proxy may be connected to an istiod that was not asked, or refused to tell. When none tells,
+    # those that were asked and keep silent serve nobody.
+    serving = {(pod.namespace, pod.pod) for pod in mesh.pods if pod.mesh == "istiod" and pod.ready}
+    heard = {_pod(question) for question, page in facts.documents(_SYNC) if isinstance(page, list)}
     if not connected:
-        if len(proxies):
+        silent = {
+            _pod(question) for question in facts.select(_SYNC) if facts.answer(question).silent
+        }
+        if len(proxies) and serving <= heard | silent:
             yield Symptom(
                 kind="control plane",
                 message=f"no istiod says that any of the {len(proxies)} proxies is connected to it",
@@ -64,8 +76,9 @@ def _disconnected(facts: Facts, connected: set[str]) -> Iterator[Symptom]:
                 reporters=tuple(proxies["proxy"]),
             )
         return
-    away = proxies[~proxies["proxy"].isin(list(connected))]
-    if len(away):
+    wanted = {pod.proxy for pod in mesh.pods if pod.running}
+    away = proxies[proxies["proxy"].isin(list(wanted - connected))]
+    if len(away) and serving <= heard:
         yield Symptom(
             kind="sync",
             message=f"{', '.join(away['proxy'])} not connected to any istiod that was asked",
@@ -77,3 +90,13 @@ def _disconnected(facts: Facts, connected: set[str]) -> Iterator[Symptom]:
             flags=frozenset({"DISCONNECTED"}),
             reporters=tuple(away["proxy"]),
         )
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    proxies = rows["proxy"].nunique()
+    return "1 proxy" if proxies == 1 else f"{proxies} proxies"
+
+
+def _pod(question: Question) -> tuple[str, str]:
+    assert isinstance(question, HttpQuestion)
+    return question.namespace, question.pod

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from meshnb.traces.base import Trace
 from meshnb.traces.mesh import MESH
+from meshnb.traces.objects import OBJECTS
 from meshnb.traces.request import FAILURES
 
 __all__ = ["TRACES", "Trace"]
 
 #: Every trace, by the name under which a check asks for it.
-TRACES: Mapping[str, Trace] = {trace.name: trace for trace in (MESH, FAILURES)}
+TRACES: Mapping[str, Trace] = {trace.name: trace for trace in (MESH, FAILURES, OBJECTS)}

@@ -138,9 +138,10 @@ class Mesh:
     def fqdn(self, host: str, namespace: str) -> str:
         """Return a host in full: a name without a dot is a Service of the object's own namespace.
 
-        Istio's rule (``ResolveShortnameToFQDN``): only names without any dot are completed.
+        Istio's rule (``ResolveShortnameToFQDN``): only names without any dot are completed, and
+        neither ``*`` nor an address is a name.
         """
-        if "." in host or host == "*" or not host:
+        if "." in host or ":" in host or host == "*" or not host:
             return host
         return f"{host}.{namespace}.svc.{CLUSTER_DOMAIN}"
 
@@ -166,7 +167,7 @@ class Mesh:
     def service_at(self, address: str, port: int | None) -> ServicePort | None:
         """Return the Service port with this cluster address and port."""
         for service in self.services:
-            if service.cluster_ip == address and service.port == port:
+            if address and service.cluster_ip == address and service.port == port:
                 return service
         return None
 
@@ -218,27 +219,29 @@ class Mesh:
         """Return the effective mTLS mode of a pod's port, and the PeerAuthentication that sets it.
 
         STRICT, PERMISSIVE or DISABLE. Workload policies come before the namespace's, the
-        namespace's before the mesh's, the oldest of one scope first; UNSET inherits; port-level
-        settings are by container port and need a selector (Istio:
-        reference/config/security/peer_authentication).
+        namespace's before the mesh's; of one scope only the oldest counts; UNSET inherits;
+        port-level settings are by container port and need a selector (Istio:
+        reference/config/security/peer_authentication). In the root namespace a policy with a
+        selector has no effect at all (``ComposePeerAuthentication`` of Istio 1.30).
         """
         scopes: list[list[ConfigObject]] = [[], [], []]
         for policy in self.of("PeerAuthentication"):
             labels = mapping(policy.spec, "selector", "matchLabels")
-            if labels:
-                if policy.namespace == pod.namespace and labels.items() <= pod.labels.items():
-                    scopes[0].append(policy)
-            elif policy.namespace == pod.namespace and policy.namespace != self.root_namespace:
-                scopes[1].append(policy)
-            elif policy.namespace == self.root_namespace:
-                scopes[2].append(policy)
+            in_root = policy.namespace == self.root_namespace
+            if not in_root and policy.namespace != pod.namespace:
+                continue
+            if not labels:
+                scopes[2 if in_root else 1].append(policy)
+            elif not in_root and labels.items() <= pod.labels.items():
+                scopes[0].append(policy)
         for scope in scopes:
-            for policy in sorted(scope, key=_age):
-                level = dig(policy.spec, "portLevelMtls", str(port), "mode")
+            for policy in oldest(scope)[:1]:
+                level = None
+                if scope is scopes[0]:
+                    level = dig(policy.spec, "portLevelMtls", str(port), "mode")
                 mode = level if level not in (None, "UNSET") else dig(policy.spec, "mtls", "mode")
                 if mode in ("STRICT", "PERMISSIVE", "DISABLE"):
                     return str(mode), policy
-                break
         return "PERMISSIVE", None
 
 

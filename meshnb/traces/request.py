@@ -28,8 +28,8 @@ _VIA_UPSTREAM = "via_upstream"
 class Failure:
     """One failed request or connection, at the hop where it began.
 
-    ``callers`` are the proxies that passed the failure on, nearest first. ``index`` is the row of
-    the table ``access_log``.
+    ``callers`` are the proxies that sent the request to this hop and passed the failure on.
+    ``index`` is the row of the table ``access_log``.
     """
 
     index: int
@@ -177,15 +177,28 @@ def _origins(rows: list[dict[str, Any]]) -> Iterator[Failure]:
         if row["direction"] != "inbound" or not row["request_id"]:
             continue
         if row["details"] == _VIA_UPSTREAM or _left(row):
-            deeper_calls = outbound_of.get((row["request_id"], row["proxy"]), ())
+            calls = outbound_of.get((row["request_id"], row["proxy"]), ())
             if any(
-                (call["response_code"] or 0) >= 500 or _left(call) or not call["response_code"]
-                for call in deeper_calls
+                _passed_on(row, call, inbound.get((row["request_id"], call["upstream_host"] or "")))
+                for call in calls
             ):
                 consequences.add(row["index"])
     for row in rows:
         if row["index"] not in consequences:
             yield _failure(row, callers.get(row["index"], ()))
+
+
+def _passed_on(
+    answer: dict[str, Any], call: dict[str, Any], deeper: Sequence[dict[str, Any]] | None
+) -> bool:
+    """Whether what an application answered follows from a failed call that it made meanwhile."""
+    code = call["response_code"] or 0
+    if _left(call) or not code or code >= 500:
+        return True
+    # Another application's 4xx may be an everyday answer, such as that nothing was found. Passed on
+    # as it is, it is not this application's own; one that the mesh made is never everyday.
+    made_by_mesh = any(hop["details"] != _VIA_UPSTREAM for hop in (call, *(deeper or ())))
+    return not _left(answer) and code >= 400 and (made_by_mesh or code == answer["response_code"])
 
 
 def _left(row: dict[str, Any]) -> bool:
