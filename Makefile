@@ -43,17 +43,18 @@ run: $(VENV)/ready $(LAB_SETTINGS) ## open the notebooks in JupyterLab
 	    $(if $(MESHNB_PORT),--ServerApp.port=$(MESHNB_PORT) --ServerApp.port_retries=0) \
 	    $$(test "$$(id -u)" -ne 0 || echo --allow-root)
 
-test: lint ## check style and types, then run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+test: lint ## check style and types, then run all tests and notebooks
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env notebooks
 
 lint: $(VENV)/ready-to-test ## check style and types only
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
 
 format: $(VENV)/ready-to-test ## write the code in the one style
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
 
 accuracy: $(VENV)/ready-to-test ## how many of the recorded faults are found: a table
 	@$(BIN)/python -m tests.accuracy

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshnb.diagnosis import Diagnosis, RankedCause
     from meshnb.sources import Source
     from meshnb.tables import Facts, Table
+    from meshnb.traces.comparison import Comparison
 
 #: The exit codes, as `meshnb --help` explains them.
 PROBLEM, USAGE, UNUSABLE, BROKEN, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 4, 130, 141
@@ -64,10 +65,14 @@ def harmless(text: str) -> str:
     A name, a log line or a header may hold escape sequences that recolour, erase or retype what
     stands on the screen. Tabs and line feeds stay.
     """
+    if text.isascii() and text.isprintable():
+        return text
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _one_line(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
     return harmless(re.sub(r"[\t\n\v\f\r]+", " ", text))
 
 
@@ -172,11 +177,11 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _open(name: str) -> Source:
+def _open(name: str, mesh_config: str | None = None) -> Source:
     from meshnb.sources import open_source, recordings  # noqa: PLC0415  not for --help
 
     try:
-        return open_source(name)
+        return open_source(name, mesh_config=mesh_config)
     except SourceError as error:
         shipped = any(recording.name == name for recording in recordings())
         if shipped and not os.path.lexists(name):
@@ -187,10 +192,10 @@ def _open(name: str) -> Source:
         raise
 
 
-def _facts(name: str) -> Facts:
+def _facts(name: str, mesh_config: str | None = None) -> Facts:
     from meshnb.tables import Facts  # noqa: PLC0415  brings pandas
 
-    return Facts(_open(name))
+    return Facts(_open(name, mesh_config))
 
 
 _EXIT_CODES = """\
@@ -205,7 +210,7 @@ Exit codes:
 
 \b
 SOURCE is the path of a bundle, a folder or a zip, or recorded:NAME for a recording that ships with
-meshnb (`meshnb recordings` lists them).
+meshnb (`meshnb recordings` lists them), or a folder of manifests or one YAML file, not yet applied.
 Colour is for terminals only, and never when NO_COLOR is set."""
 
 
@@ -227,6 +232,9 @@ def commands(context: click.Context) -> None:
 
 
 _source = click.argument("source", metavar="SOURCE")
+_mesh_config = click.option(
+    "--mesh-config", metavar="FILE", help="The MeshConfig that manifests are judged by, as YAML."
+)
 
 
 @commands.command(
@@ -234,16 +242,24 @@ _source = click.argument("source", metavar="SOURCE")
     "not health; 3 the source cannot be used.",
 )
 @_source
+@_mesh_config
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON, format 1.")
 @click.option(
     "--all", "everything", is_flag=True, help="Leave nothing out: passed checks, all causes."
 )
 @click.pass_context
-def diagnose(context: click.Context, source: str, *, as_json: bool, everything: bool) -> None:
+def diagnose(
+    context: click.Context,
+    source: str,
+    *,
+    mesh_config: str | None,
+    as_json: bool,
+    everything: bool,
+) -> None:
     """Say what is wrong, why, and how to mend it."""
     from meshnb.diagnosis import diagnose as diagnosis_of  # noqa: PLC0415  brings pandas
 
-    facts = _facts(source)
+    facts = _facts(source, mesh_config)
     diagnosis = diagnosis_of(facts)
     if as_json:
         _say(json.dumps(diagnosis.to_json(), indent=1) + "\n")
@@ -564,6 +580,8 @@ def _condition(table: Table, condition: str) -> tuple[str, str]:
 
 def _value(cell: Any) -> Any:
     """Return a cell as JSON has it: None when it is absent, a time as text in RFC 3339."""
+    if cell is None or type(cell) in (str, int, bool):
+        return cell  # most are; a large table has a million
     if isinstance(cell, Mapping):
         return {str(name): _value(member) for name, member in cell.items()}
     if isinstance(cell, set | frozenset):
@@ -597,7 +615,10 @@ def _text(value: Any) -> str:
 
 
 def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    columns = [frame[name].tolist() for name in frame.columns]
+    columns = [
+        [None if gone else cell for cell, gone in zip(column.tolist(), absent, strict=True)]
+        for column, absent in ((frame[name], frame[name].isna().tolist()) for name in frame.columns)
+    ]
     for cells in zip(*columns, strict=True):
         yield dict(zip(frame.columns, map(_value, cells), strict=True))
 
@@ -739,6 +760,229 @@ def record(context: click.Context, source: str, path: str) -> None:
     page.show()
     _note(written.damage, f"`meshnb coverage {path}` lists them.")
     context.exit(INTERRUPTED if written.manifest["complete"] is False else 0)
+
+
+@commands.command()
+@click.argument("kind", type=click.Choice(["pod", "service"]))
+@click.argument("name", metavar="NAME.NAMESPACE")
+@_source
+@click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
+def describe(kind: str, name: str, source: str, *, as_json: bool) -> None:
+    """Say which objects act on a pod or a Service.
+
+    Those that do not, but could be thought to, are listed with the reason.
+    """
+    from meshnb.traces.describe import describe_pod, describe_service  # noqa: PLC0415  brings pandas
+    from meshnb.traces.mesh import MESH  # noqa: PLC0415
+
+    subject, dot, namespace = name.rpartition(".")
+    if not dot:
+        raise UsageError(f"{name!r} has no namespace.", next_step="Write NAME.NAMESPACE.")
+    facts = _facts(source)
+    said = (describe_pod if kind == "pod" else describe_service)(
+        facts, MESH.make(facts), namespace, subject
+    )
+    document = said.to_json()
+    if as_json:
+        _say(json.dumps(document, indent=1) + "\n")
+    else:
+        page = _Page()
+        _description(page, document)
+        page.show()
+    _note(facts.source.damage, f"`meshnb coverage {source}` lists them.")
+
+
+def _description(page: _Page, said: Mapping[str, Any]) -> None:
+    page.add(f"{said['namespace']}/{said['name']}", label=said["kind"], strong=True)
+    if said["kind"] == "Pod":
+        _described_pod(page, said)
+    else:
+        pods = [f"{pod['pod']} ({pod['mesh']})" for pod in said["pods"]]
+        page.add(_few(pods) or "selects no running pod", label="Pods:", indent=1)
+        _ports(page, said["ports"])
+        _waypoint(page, said["waypoint"])
+    modes: dict[str, list[str]] = {}
+    for secured in said["mtls"]:
+        source = secured["policy"] or "the default, as no PeerAuthentication says otherwise"
+        port = "every other port" if secured["port"] is None else f"port {secured['port']}"
+        modes.setdefault(f"{secured['mode']}, by {source}", []).append(port)
+    for mode, ports in modes.items():
+        page.add(f"{mode} ({_few(ports)})", label="Mutual TLS:", indent=1)
+    for acts, title in ((True, "These act:"), (False, "These do not:")):
+        page.gap()
+        page.add(label=title)
+        chosen = [one for one in said["objects"] if one["acts"] is acts]
+        if not chosen:
+            page.add("none", indent=1)
+        for one in chosen:
+            label = f"{one['kind']} {one['namespace']}/{one['name']}:"
+            page.add(one["why"], label=label, indent=1)
+            _details(page, one)
+
+
+def _described_pod(page: _Page, said: Mapping[str, Any]) -> None:
+    injection = said["injection"]
+    part = f"{said['mesh']}, {said['phase']}"
+    revision = f", revision {injection['revision']}" if injection["revision"] else ""
+    page.add(f"{part}{revision}. {injection['reason']}", label="Part in the mesh:", indent=1)
+    if injection["ambient_by"] or injection["ztunnel_protocol"]:
+        reached = injection["ztunnel_protocol"] or "nothing, as no ztunnel knows it"
+        page.add(
+            f"{injection['ambient_by'] or 'not asked for'}; ztunnel reaches it by {reached}",
+            label="Ambient mode:",
+            indent=1,
+        )
+    _waypoint(page, injection["waypoint"])
+    ports = [f"{port['port']} ({port['container']})" for port in said["ports"]]
+    page.add(_few(ports) or "it declares none", label="Ports:", indent=1)
+    for problem, names in (
+        ("Not ready:", said["not_ready"]),
+        ("Without a label for:", said["missing_labels"]),
+        ("As the proxy's user 1337, so around the mesh:", said["as_proxy_user"]),
+    ):
+        if names:
+            page.add(_few(names), label=problem, indent=1)
+    for service in said["services"]:
+        label = f"Service {service['namespace']}/{service['service']}:"
+        page.add("selects it", label=label, indent=1)
+        _ports(page, service["ports"], indent=2)
+    if not said["services"]:
+        page.add("no Service selects it", label="Services:", indent=1)
+
+
+def _ports(page: _Page, ports: Iterable[Mapping[str, Any]], indent: int = 1) -> None:
+    for port in ports:
+        target = port["pod_port"] or f"{port['target_port']}, which the pod does not have"
+        page.add(
+            f"{port['port']} ({port['name'] or 'unnamed'}, {port['protocol']}) to {target}",
+            label="Port:",
+            indent=indent,
+        )
+
+
+def _waypoint(page: _Page, waypoint: Mapping[str, Any] | None) -> None:
+    if waypoint is not None:
+        there = _few(waypoint["pods"]) if waypoint["exists"] else "it does not exist"
+        name = f"{waypoint['namespace']}/{waypoint['name']}"
+        page.add(
+            f"{name}, by {waypoint['label']}: {there or 'it has no running pod'}",
+            label="Waypoint:",
+            indent=1,
+        )
+
+
+def _details(page: _Page, one: Mapping[str, Any]) -> None:
+    if "traffic_policy" in one:
+        if one["matching_subsets"] or one["other_subsets"]:
+            page.add(_few(one["matching_subsets"]) or "none", label="Its subsets:", indent=2)
+            if one["other_subsets"]:
+                page.add(_few(one["other_subsets"]), label="Other subsets:", indent=2)
+        page.add(_few(one["traffic_policy"]) or "none", label="Traffic policy:", indent=2)
+    for route in one.get("routes", ()) if one["acts"] else ():
+        share = f", {route['weight']} %" if route["weight"] is not None else ""
+        subset = f" subset {route['subset']}" if route["subset"] else ""
+        why = f": {route['why']}" if route["why"] else ""
+        page.add(
+            f"{route['match'] or 'all requests'} to {route['host']}{subset}{share}{why}",
+            label=f"{route['path']} {'leads here' if route['reaches'] else 'does not'}:",
+            indent=2,
+        )
+
+
+@commands.command()
+@click.argument("proxy", metavar="PROXY")
+@_source
+@click.option(
+    "--with", "other", metavar="PROXY", help="Compare it with this proxy only, not with its like."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparisons as JSON.")
+def compare(proxy: str, source: str, *, other: str | None, as_json: bool) -> None:
+    """Compare what a proxy holds with its siblings and with istiod.
+
+    PROXY is POD.NAMESPACE. Versions, nonces, times and order are left out.
+    """
+    from meshnb.traces.comparison import (  # noqa: PLC0415  brings pandas
+        compare_proxies,
+        compare_with_istiod,
+        compare_with_siblings,
+    )
+    from meshnb.traces.mesh import MESH  # noqa: PLC0415
+
+    facts = _facts(source)
+    mesh = MESH.make(facts)
+    found = (
+        (*compare_with_siblings(facts, mesh, proxy), compare_with_istiod(facts, mesh, proxy))
+        if other is None
+        else (compare_proxies(facts, mesh, proxy, other),)
+    )
+    if as_json:
+        _say(json.dumps([one.to_json() for one in found], indent=1) + "\n")
+    else:
+        page = _Page()
+        for number, one in enumerate(found):
+            if number:
+                page.gap()
+            _comparison(page, one)
+        page.show()
+    _note(facts.source.damage, f"`meshnb coverage {source}` lists them.")
+
+
+def _comparison(page: _Page, found: Comparison) -> None:
+    against = f", with {_few(found.against)}" if found.against else ""
+    page.add(f"{found.scope}{against}", label=f"{found.proxy}:", strong=True)
+    if found.unknown:
+        page.add(found.unknown, label="Unknown:", colour="yellow", indent=1)
+    if found.against:
+        same = f"{_count(found.same, 'resource')} the same"
+        page.add(f"{same}, {len(found.differing)} not", indent=1)
+    for resource in found.differing:
+        origin = f" (from {_few(resource.made_from)})" if resource.made_from else ""
+        page.add(f"{resource.state}{origin}", label=f"{resource.kind} {resource.name}:", indent=1)
+        for difference in resource.differences[:_FEW]:
+            sides = f"{difference.here or 'absent'} here, {difference.there or 'absent'} there"
+            page.add(sides, label=f"{difference.path}:", indent=2)
+        if len(resource.differences) > _FEW:
+            page.add(f"and {len(resource.differences) - _FEW} more places", indent=2)
+
+
+@commands.command()
+@_source
+@_mesh_config
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
+def findings(source: str, *, mesh_config: str | None, as_json: bool) -> None:
+    """List every finding of every check, unranked.
+
+    With the message of `istioctl analyze` that says the same, its level, and the path of the field.
+    """
+    from meshnb.checks import CHECKS, Inputs  # noqa: PLC0415  brings pandas
+    from meshnb.checks import run as run_checks  # noqa: PLC0415
+
+    facts = _facts(source, mesh_config)
+    outcomes = tuple(run_checks(Inputs(facts), CHECKS.values()))
+    found = [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
+    if as_json:
+        rows = [
+            {
+                "code": check.code,
+                "same_as": finding.same_as or None,
+                "level": finding.level,
+                "subject": finding.subject.to_json(),
+                "message": finding.message,
+                "path": finding.path or None,
+            }
+            for check, finding in found
+        ]
+        _say(json.dumps(rows, indent=1) + "\n")
+    else:
+        page = _Page()
+        for check, finding in found:
+            same = f" = {finding.same_as}" if finding.same_as else ""
+            page.add(finding.message, label=f"{finding.level} {check.code}{same}:")
+            page.add(finding.remedy, indent=1)
+        page.add(_count(len(found), "finding"))
+        page.show()
+    broken = [f"{one.check.code} is broken: {one.because}" for one in outcomes if one.broken]
+    _note([*facts.source.damage, *broken], f"`meshnb coverage {source}` lists what is missing.")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -19,11 +19,18 @@ from meshnb.checks import (
     Verdict,
     run,
 )
+from meshnb.sources import Manifests
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 
 #: Format of :meth:`Diagnosis.to_json`.
 FORMAT = 1
+#: How bad something is that stands in an object, by the level of its message.
+_SEVERITIES = {
+    "Error": Severity.ERROR,
+    "Warning": Severity.WARNING,
+    "Info": Severity.INFO,
+}
 #: A finding below this certainty is a guess.
 SURE = 0.5
 #: So many failures that nothing explains are more than an accident.
@@ -46,8 +53,8 @@ class RankedCause:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
-        return self.finding.severity or self.check.severity
+        """How bad it is; of what was only written, as bad as its level says."""
+        return _severity(self.check, self.finding)
 
     @property
     def failure_class(self) -> Cause:
@@ -87,8 +94,12 @@ class Diagnosis:
 
     @property
     def ruled_out(self) -> tuple[Outcome, ...]:
-        """The checks that passed."""
-        return tuple(outcome for outcome in self.outcomes if outcome.verdict is Verdict.PASS)
+        """The checks that passed. Those of objects as they are written rule nothing out."""
+        return tuple(
+            outcome
+            for outcome in self.outcomes
+            if outcome.verdict is Verdict.PASS and not outcome.check.lint
+        )
 
     @property
     def unknown(self) -> tuple[Outcome, ...]:
@@ -96,7 +107,8 @@ class Diagnosis:
         return tuple(
             outcome
             for outcome in self.outcomes
-            if outcome.verdict in (Verdict.UNKNOWN, Verdict.BROKEN)
+            if outcome.verdict is Verdict.BROKEN
+            or (outcome.verdict is Verdict.UNKNOWN and not outcome.check.lint)
         )
 
     @property
@@ -110,6 +122,9 @@ class Diagnosis:
         """``problem``, ``healthy``, or ``unknown`` when nothing was found but not all was seen."""
         if self.problems:
             return "problem"
+        if isinstance(self.facts.source, Manifests):
+            # Nothing runs yet, so what a running mesh would have shown is not missing.
+            return "healthy"
         blind = any(outcome.check.severity is Severity.ERROR for outcome in self.unknown)
         puzzling = any(_puzzling(symptom) for symptom in self.unexplained)
         return "unknown" if blind or puzzling else "healthy"
@@ -176,6 +191,12 @@ class Diagnosis:
         }
 
 
+def _severity(check: Check, finding: Finding) -> Severity:
+    if check.lint:
+        return _SEVERITIES[finding.level]
+    return finding.severity or check.severity
+
+
 def _time(moment: datetime | None) -> str | None:
     return moment.isoformat().replace("+00:00", "Z") if moment is not None else None
 
@@ -196,16 +217,18 @@ def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
     first; last what is merely worth knowing.
     """
     inputs = Inputs(facts)
-    outcomes = tuple(run(inputs, CHECKS.values() if checks is None else checks))
+    outcomes = tuple(run(inputs, _checks_for(facts) if checks is None else checks))
     by_id = {symptom.id: symptom for symptom in inputs.symptoms}
-    found = _without_guesses(
-        [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
+    found = _without_repetition(
+        _without_guesses(
+            [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
+        )
     )
     changed = _changes(facts)
 
     def order(entry: tuple[Check, Finding]) -> tuple[float, ...]:
         check, finding = entry
-        severity = finding.severity or check.severity
+        severity = _severity(check, finding)
         weight = finding.certainty * sum(
             by_id[name].weight for name in finding.explains if name in by_id
         )
@@ -235,18 +258,38 @@ def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
     )
 
 
+def _checks_for(facts: Facts) -> list[Check]:
+    """Return the checks that a source is diagnosed with.
+
+    What objects say of themselves is no diagnosis of a mesh that can be asked how it does; of
+    manifests that were not applied yet, it is all there is.
+    """
+    written = isinstance(facts.source, Manifests)
+    return [check for check in CHECKS.values() if written or not check.lint]
+
+
 def _without_guesses(found: list[tuple[Check, Finding]]) -> list[tuple[Check, Finding]]:
     """Leave out the unsure findings whose symptoms are all explained by surer ones."""
     sure = {
         symptom
         for check, finding in found
-        if finding.certainty >= SURE and (finding.severity or check.severity) is not Severity.INFO
+        if finding.certainty >= SURE and _severity(check, finding) is not Severity.INFO
         for symptom in finding.explains
     }
     return [
         (check, finding)
         for check, finding in found
         if finding.certainty >= SURE or not set(finding.explains) <= sure
+    ]
+
+
+def _without_repetition(found: list[tuple[Check, Finding]]) -> list[tuple[Check, Finding]]:
+    """Leave out what is odd in how an object is written where another check blames the object."""
+    blamed = {finding.subject for check, finding in found if not check.lint}
+    return [
+        (check, finding)
+        for check, finding in found
+        if not check.lint or finding.subject not in blamed
     ]
 
 

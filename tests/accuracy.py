@@ -20,6 +20,7 @@ from meshnb.checks import Subject
 from meshnb.diagnosis import Diagnosis, diagnose
 from meshnb.sources import Bundle
 from meshnb.tables import Facts
+from tests.conftest import unpacked
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,4 @@ def report(scores: list[Score]) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        recordings = Path(sys.argv[1])
-    else:
-        from tests.conftest import unpacked
-
-        recordings = unpacked()
-    print(report(measure(recordings)))
+    print(report(measure(Path(sys.argv[1]) if len(sys.argv) > 1 else unpacked())))

@@ -6,14 +6,73 @@ What is altered is named in the test. Everything else is as it was recorded.
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshnb.sources import Bundle
 from meshnb.tables import Facts
 from tests.conftest import unpacked
+
+
+class Line(NamedTuple):
+    """One line of an access log in Istio's default format, field by field as it is printed."""
+
+    time: str
+    method: str
+    path: str
+    protocol: str
+    code: str
+    flags: str
+    details: str
+    ended: str
+    failure: str
+    received: str
+    sent: str
+    duration: str
+    service_time: str
+    forwarded: str
+    agent: str
+    id: str
+    authority: str
+    endpoint: str
+    cluster: str
+    own: str
+    local: str
+    remote: str
+    sni: str
+    route: str
+
+    @property
+    def inbound(self) -> bool:
+        """Whether the request came to the proxy's own pod."""
+        return self.cluster.startswith("inbound")
+
+    def __str__(self) -> str:
+        """Return the line as a proxy prints it."""
+        return _FORMAT.format(*self)
+
+
+_FORMAT = '[{}] "{} {} {}" {} {} {} {} "{}" {} {} {} {} "{}" "{}" "{}" "{}" "{}" {} {} {} {} {} {}'
+_LINE = re.compile(re.escape(_FORMAT).replace(r"\{\}", r"([^\" ]*)"))
+
+
+def read_line(text: str) -> Line | None:
+    """Return an access log's line, None when it is no such line."""
+    matched = _LINE.fullmatch(text)
+    return Line(*matched.groups()) if matched else None
+
+
+def metadata(name: str, namespace: str, changed: str, created: str = "") -> dict[str, Any]:
+    """Return the metadata of a Kubernetes object that was written at a time."""
+    return {
+        "name": name,
+        "namespace": namespace,
+        "creationTimestamp": created or changed,
+        "managedFields": [{"manager": "kubectl", "operation": "Update", "time": changed}],
+    }
 
 
 class Altered:
@@ -43,6 +102,7 @@ class Altered:
         for entry in self._matching(kind="list", resource=resource):
             path = self.folder / entry["file"]
             document = json.loads(path.read_text())
+            document["items"] = document["items"] or []
             change(document["items"])
             path.write_text(json.dumps(document))
         return self
@@ -58,6 +118,23 @@ class Altered:
 
         return self.objects(resource, change_all)
 
+    def add(
+        self, resource: str, name: str, namespace: str, changed: str, **document: Any
+    ) -> Altered:
+        """Add an object, made at a time, to the list of one resource."""
+        added = {"metadata": metadata(name, namespace, changed), **document}
+        return self.objects(resource, lambda items: items.append(added))
+
+    def remove(self, resource: str, name: str) -> Altered:
+        """Take each object whose name begins so out of the list of one resource."""
+
+        def without(items: list[Any]) -> None:
+            kept = [item for item in items if not item["metadata"]["name"].startswith(name)]
+            assert len(kept) < len(items), f"{self.name} has no {resource} {name}"
+            items[:] = kept
+
+        return self.objects(resource, without)
+
     def pages(self, change: Callable[[Any], None], **request: Any) -> Altered:
         """Change the JSON of each page whose request has these values, in place."""
         for entry in self._matching(kind="http", **request):
@@ -70,12 +147,115 @@ class Altered:
     def texts(self, change: Callable[[str], str], **request: Any) -> Altered:
         """Replace the text of each answer, such as a log, whose request has these values."""
         for entry in self._matching(**request):
-            path = self.folder / entry["file"]
-            path.write_text(change(path.read_text()))
+            if "file" in entry:
+                path = self.folder / entry["file"]
+                path.write_text(change(path.read_text()))
         return self
 
-    def silence(self, error: str, **request: Any) -> Altered:
-        """Let the answers to these requests be an error instead."""
+    def lines(self, pod: str, change: Callable[[Line], Iterable[Line]]) -> Altered:
+        """Put other lines in the place of each line of the access logs of pods named so."""
+        assert self._rewrite(pod, change), (
+            f"no access log of {self.name} for {pod!r} has such lines"
+        )
+        return self
+
+    def _rewrite(self, pod: str, change: Callable[[Line], Iterable[Line]]) -> bool:
+        changed = False
+        for entry in self._matching(kind="log", container="istio-proxy"):
+            if "file" not in entry or not entry["request"]["pod"].startswith(pod):
+                continue
+            path = self.folder / entry["file"]
+            kept = []
+            for text in path.read_text().splitlines():
+                line = read_line(text)
+                new = [text] if line is None else [str(one) for one in change(line)]
+                changed = changed or new != [text]
+                kept += new
+            path.write_text("\n".join(kept) + "\n")
+        return changed
+
+    def at_client(self, authority: str, since: str, *, pod: str = "", **fields: str) -> Altered:
+        """Let requests fail in the callers' proxies, from a time on: the server never sees them.
+
+        ``fields`` are what the lines of the callers, pods named so, have instead. The server's
+        lines of the same requests go.
+        """
+        lost: set[str] = set()
+
+        def fail(line: Line) -> Iterable[Line]:
+            if line.inbound or line.authority != authority or line.time < since:
+                return [line]
+            lost.add(line.id)
+            return [line._replace(**fields)]
+
+        def unseen(line: Line) -> Iterable[Line]:
+            gone = line.inbound and line.authority == authority and line.id in lost
+            return [] if gone else [line]
+
+        self.lines(pod, fail)
+        self._rewrite("", unseen)
+        return self
+
+    def at_server(
+        self, authority: str, since: str, *, caller: str = "", code: str, **fields: str
+    ) -> Altered:
+        """Let the proxy or application of a server fail requests from a time on.
+
+        ``fields`` are what the server's lines have instead; those of the callers have the status
+        and say that it came from upstream. ``caller`` limits it to callers whose address begins so.
+        """
+        failed: dict[str, bool] = {}
+
+        def concerned(line: Line) -> bool:
+            return (
+                line.authority == authority
+                and line.time >= since
+                and line.remote.startswith(caller)
+            )
+
+        def answer(line: Line) -> Iterable[Line]:
+            if line.inbound and line.authority == authority:
+                failed[line.id] = concerned(line)
+            failing = line.inbound and line.authority == authority and failed[line.id]
+            return [line._replace(code=code, **fields) if failing else line]
+
+        def carry(line: Line) -> Iterable[Line]:
+            # The logs of the two ends begin at different times: not each call is in both.
+            carried = line.authority == authority and failed.get(line.id, concerned(line))
+            return [line._replace(code=code) if carried and not line.inbound else line]
+
+        self.lines("", answer)
+        self._rewrite("", carry)
+        return self
+
+    def request(
+        self, pod: str, like: str, times: int = 8, /, *, since: str = "", **fields: str
+    ) -> Altered:
+        """Let a pod's access log have more lines: copies of a request with other fields.
+
+        A line is added behind each of the first ``times`` lines whose path is ``like``, from a time
+        on.
+        """
+        added = 0
+
+        def more(line: Line) -> Iterable[Line]:
+            nonlocal added
+            if added >= times or line.path != like or line.time < since:
+                return [line]
+            added += 1
+            return [line, line._replace(**{"id": f"{line.id}+", **fields})]
+
+        return self.lines(pod, more)
+
+    def bodies(self, change: Callable[[bytes], bytes], **request: Any) -> Altered:
+        """Replace the bytes of each answer whose request has these values."""
+        for entry in self._matching(**request):
+            path = self.folder / entry["file"]
+            path.write_bytes(change(path.read_bytes()))
+        return self
+
+    def silence(self, error: str, status: int | None = None, **request: Any) -> Altered:
+        """Let the answers to these requests be an error instead, with a status or without."""
         entries = self._index
         chosen = [entry for entry in entries if request.items() <= entry["request"].items()]
         assert chosen, f"{self.name} has no answer to {request}"
@@ -83,13 +263,42 @@ class Altered:
             entry.pop("file", None)
             entry.pop("status", None)
             entry["error"] = error
+            if status is not None:
+                entry["status"] = status
         self._write_index(entries)
         return self
 
     def forget(self, **request: Any) -> Altered:
         """Let these requests never have been made."""
         kept = [entry for entry in self._index if not request.items() <= entry["request"].items()]
+        assert len(kept) < len(self._index), f"{self.name} has no answer to {request}"
         self._write_index(kept)
+        return self
+
+    def ask(self, like: dict[str, Any], *, error: str, **request: Any) -> Altered:
+        """Add a request to the index like another one, which got an error for an answer."""
+        entries = self._index
+        entry = dict(self._matching(**like)[0])
+        entry.pop("file", None)
+        entry.pop("status", None)
+        entries.append({**entry, "request": {**entry["request"], **request}, "error": error})
+        self._write_index(entries)
+        return self
+
+    def lose(self, **request: Any) -> Altered:
+        """Take the files of these answers out of the bundle; the index goes on to name them."""
+        for entry in self._matching(**request):
+            (self.folder / entry["file"]).unlink()
+        return self
+
+    def garble(self, **request: Any) -> Altered:
+        """Let the index's lines of these answers be cut off in the middle."""
+        chosen = [json.dumps(entry) for entry in self._matching(**request)]
+        path = self.folder / "index.jsonl"
+        lines = [json.dumps(json.loads(line)) for line in path.read_text().splitlines()]
+        path.write_text(
+            "\n".join(line[: len(line) // 2] if line in chosen else line for line in lines)
+        )
         return self
 
     def facts(self) -> Facts:

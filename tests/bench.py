@@ -3,17 +3,29 @@
 Each command runs as a whole process, in turn with the others, so that a machine that gets slower
 slows all of them. Times are wall seconds; the ratio is to a Python that only imports pandas, taken
 in the same run. Memory is the largest of the runs, in MiB.
+
+The config dump of a large mesh is made by growing a recorded one. Its tables are made in a fresh
+process each, from the file to the DataFrame; the least of the runs counts, and its ratio to
+``json.loads`` of the same file. Memory is the peak above that of importing pandas, file included.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from meshnb.sources import Bundle
+from meshnb.tables import TABLES, Facts
+from tests.conftest import unpacked
+from tests.growing import grow
 
 COMMANDS: dict[str, Sequence[str]] = {
     "python -c 'import pandas'": ("-c", "import pandas"),
@@ -33,6 +45,42 @@ COMMANDS: dict[str, Sequence[str]] = {
         "recorded:healthy-loaded",
     ),
 }
+
+
+#: The tables of a dump, and what istioctl calls them.
+DUMPED = {
+    "clusters": "cluster",
+    "routes": "route",
+    "listeners": "listener",
+    "endpoints": "eds",
+}
+
+#: Prints the seconds that making some tables of a file takes, the peak memory, and the rows.
+_MAKE = """
+import json, re, resource, sys, time
+import pandas
+from meshnb.sources import open_source
+from meshnb.tables import Facts
+
+def peak():
+    try:  # what resource says on Linux begins at the peak of the process that started this one
+        with open("/proc/self/status") as status:
+            return int(re.search("VmHWM:\\s+([0-9]+)", status.read())[1]) / 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+_, path, *names = sys.argv
+before = peak()
+begun = time.perf_counter()
+if names:
+    facts = Facts(open_source(path))
+    rows = sum(len(facts[name]) for name in names)
+else:
+    with open(path, "rb") as file:
+        rows = len(json.loads(file.read()))
+seconds = time.perf_counter() - begun
+print(json.dumps([seconds, peak() - before, rows]))
+"""
 
 
 def once(arguments: Sequence[str]) -> tuple[float, float]:
@@ -69,19 +117,57 @@ def main(runs: int) -> None:
         peak = max(memory for _, memory in results)
         print(f"| `{name}` | {median:.2f} | {median / base:.2f} | {peak:.0f} |")
     _tables()
+    with tempfile.TemporaryDirectory() as folder:
+        _large(Path(folder), runs)
 
 
 def _tables() -> None:
-    from meshnb.sources import Bundle
-    from meshnb.tables import TABLES, Facts
-    from tests.conftest import unpacked
-
-    facts = Facts(Bundle(Path(unpacked()) / "healthy-loaded"))
+    facts = Facts(Bundle(unpacked() / "healthy-loaded"))
     print("\n| table of healthy-loaded, in process | rows | ms |\n|---|---|---|")
     for name in TABLES:
         begun = time.perf_counter()
         rows = len(facts[name])
         print(f"| {name} | {rows} | {(time.perf_counter() - begun) * 1000:.1f} |")
+
+
+def _large(folder: Path, runs: int) -> None:
+    recorded = next((unpacked() / "healthy-loaded").rglob("details-*/15000/config_dump*"))
+    path = grow(recorded, folder / "dump.json")
+    wanted: dict[str, tuple[str, ...]] = {
+        "json.loads": (),
+        **{name: (name,) for name in DUMPED},
+        "all four": tuple(DUMPED),
+    }
+    made: dict[str, list[list[float]]] = {name: [] for name in wanted}
+    commands: dict[str, Sequence[str]] = {
+        f"meshnb table {name} FILE": (sys.executable, "-m", "meshnb", "table", name, str(path))
+        for name in DUMPED
+    }
+    if istioctl := shutil.which("istioctl"):
+        commands |= {
+            f"istioctl proxy-config {name} -f FILE": (istioctl, "pc", name, "-f", str(path))
+            for name in DUMPED.values()
+        }
+    whole: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, tables in wanted.items():
+            program = [sys.executable, "-c", _MAKE, str(path), *tables]
+            made[name].append(json.loads(subprocess.check_output(program)))
+        for name, command in commands.items():
+            begun = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=True)
+            whole[name].append(time.perf_counter() - begun)
+    base = min(seconds for seconds, _, _ in made["json.loads"])
+    print(
+        f"\n| dump of {path.stat().st_size / 1e6:.0f} MB, in process (best of {runs})"
+        " | rows | s | ratio to json.loads | MiB above pandas |\n|---|---|---|---|---|"
+    )
+    for name, results in made.items():
+        seconds, memory = min(r[0] for r in results), max(r[1] for r in results)
+        print(f"| {name} | {results[0][2]} | {seconds:.2f} | {seconds / base:.2f} | {memory:.0f} |")
+    print(f"\n| the same, whole process (best of {runs}) | s | ratio |\n|---|---|---|")
+    for name, times in whole.items():
+        print(f"| `{name}` | {min(times):.2f} | {min(times) / base:.2f} |")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from meshnb.checks.base import (
     rows_of,
     subject_of,
     symptom_rows,
+    unseen,
     workload_of,
 )
 from meshnb.symptoms import Symptoms
@@ -135,13 +136,19 @@ def ambient_application_refuses(mesh: Mesh, symptoms: Symptoms, facts: Facts) ->
 
 @check("MNB903", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
 def missing_waypoint(
-    mesh: Mesh, services: pd.DataFrame, namespaces: pd.DataFrame, istio_config: pd.DataFrame
+    mesh: Mesh,
+    services: pd.DataFrame,
+    namespaces: pd.DataFrame,
+    istio_config: pd.DataFrame,
+    facts: Facts,
 ) -> Iterator[Finding]:
     """Every waypoint that a label names exists.
 
     Routes and HTTP policies of an ambient mesh are enforced by a waypoint. Where the label names
     one that does not exist, traffic passes by ztunnel alone, and none of them has an effect.
     """
+    if unseen(facts, "istio_config", "gateways"):
+        return
     waypoints = {
         (gateway.namespace, gateway.name): gateway for gateway in mesh.of("Gateway", _GATEWAY_API)
     }

@@ -22,7 +22,9 @@ from meshnb.checks.base import (
     ids,
     subject_of,
     symptom_rows,
+    workload_of,
 )
+from meshnb.checks.changes import changed_before
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
@@ -228,7 +230,10 @@ def _misses(
         unknown = [
             p
             for p in principals
-            if "*" not in p and "/ns/" in p and f"ns/{p.partition('/ns/')[2]}" not in accounts
+            if accounts
+            and "*" not in p
+            and "/ns/" in p
+            and f"ns/{p.partition('/ns/')[2]}" not in accounts
         ]
         if principals and not any(_principal(pattern, identity) for pattern in principals):
             misses.append(f"wants principal {and_list(principals)}")
@@ -298,6 +303,17 @@ def token_refused(
             continue
         reason = symptom.details.partition("{")[2].rstrip("}").replace("_", " ")
         keys = "Jwks" in reason
+        changed = set(changed_before(symptom, servers, mesh)) & set(policies)
+        policy = next((one for one in policies if one in changed), policies[0])
+        senders = list(
+            dict.fromkeys(
+                workload_of(pod)
+                for failure in symptom.failures
+                if (pod := _caller(failure, mesh).pod) is not None and pod.mesh != "gateway"
+            )
+        )
+        at_policy = keys or bool(changed) or len(senders) != 1
+        subject = subject_of(policy) if at_policy else senders[0]
         issuers = and_list(
             str(dig(rule, "issuer"))
             for policy in policies
@@ -305,15 +321,16 @@ def token_refused(
         )
         where = and_list(f"{pod.namespace}/{pod.workload}" for pod in servers)
         yield Finding(
-            subject_of(policies[0]),
-            f"{policies[0]} refuses the tokens that callers of {where} present: {reason}. "
-            f"It trusts {issuers}.",
-            f"Correct the issuer's keys with {edit(subject_of(policies[0]))}."
+            subject,
+            f"{policy} refuses the tokens that {and_list(map(str, senders)) or 'callers'} "
+            f"present to {where}: {reason}. It trusts {issuers}.",
+            f"Correct the issuer's keys with {edit(subject_of(policy))}."
             if keys
             else "Let the caller get a fresh token of a trusted issuer, or correct the rule with "
-            f"{edit(subject_of(policies[0]))}.",
+            f"{edit(subject_of(policy))}.",
             evidence=(*symptom_rows(facts, [symptom]), config_rows(istio_config, *policies)),
-            related=tuple(subject_of(policy) for policy in policies[1:]),
+            related=tuple(one for one in (*map(subject_of, policies), *senders) if one != subject),
             explains=ids([symptom]),
-            cause=Cause.CONTROL_PLANE_CONFIG if keys else None,
+            severity=None if keys or changed else _meant([symptom], mesh, facts),
+            cause=Cause.CONTROL_PLANE_CONFIG if keys or changed else None,
         )

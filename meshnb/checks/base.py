@@ -17,18 +17,26 @@ twice.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import Enum
 from typing import Any
 
 import pandas as pd
 
+from meshnb.checks.messages import ERROR, INFO, MESSAGES, WARNING
 from meshnb.errors import CatalogueError
+from meshnb.sources import ListQuestion, Manifests
 from meshnb.symptoms import READS, Symptom, Symptoms, find_symptoms
+from meshnb.symptoms.base import one_line
 from meshnb.tables import TABLES, Facts, Gap
 from meshnb.traces import TRACES
 from meshnb.traces.mesh import ConfigObject, Pod
+
+#: A pod needs so long to start, at least.
+STARTUP = timedelta(seconds=30)
 
 
 class Severity(Enum):
@@ -112,6 +120,16 @@ class Evidence:
         return tuple(dict.fromkeys(self.rows["question"].dropna())) if len(self.rows) else ()
 
 
+#: A command in a remedy, and the characters with which a name could make a shell run another one.
+_COMMAND = re.compile(r"`[^`]*`")
+_SHELL = re.compile(r"[;&|$<>()\\\"'!*?\[\]{}#~]")
+
+
+def _harmless(command: re.Match[str]) -> str:
+    # Kubernetes allows no such name, so this is no command of ours but an attack on the reader.
+    return "(a command with an unsafe name in it)" if _SHELL.search(command[0]) else command[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that is wrong, on one object, with its proof and its remedy."""
@@ -133,6 +151,18 @@ class Finding:
     cause: Cause | None = None
     #: how surely it is at fault for what it explains, from 0 to 1
     certainty: float = 1.0
+    #: where in the subject it is, such as ``spec.http[0].route[0].destination.host``
+    path: str = ""
+    #: which of the messages of `istioctl analyze` that the check is the same as; see run
+    same_as: str = ""
+    #: Error, Warning or Info; that of the message, or as bad as the severity says; see run
+    level: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep what is read by people in one line, and commands that they copy harmless."""
+        for name in ("message", "remedy", "mechanism"):
+            object.__setattr__(self, name, one_line(getattr(self, name)))
+        object.__setattr__(self, "remedy", _COMMAND.sub(_harmless, self.remedy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +180,13 @@ class Check:
     family: str
     inputs: tuple[str, ...]
     function: Callable[..., Iterable[Finding]]
+    #: codes of the messages of `istioctl analyze` that say the same, such as IST0101
+    same_as: tuple[str, ...] = ()
+
+    @property
+    def lint(self) -> bool:
+        """Whether it judges objects as they are written, not what goes wrong in a mesh."""
+        return len(self.code) == len("MNB1000")
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -170,6 +207,11 @@ class Outcome:
     #: why it is unknown or broken
     because: str = ""
 
+    @property
+    def broken(self) -> bool:
+        """Whether the check itself raised."""
+        return self.verdict is Verdict.BROKEN
+
 
 CATALOGUE: dict[str, Check] = {}
 
@@ -183,12 +225,13 @@ def _tables_of(name: str) -> tuple[str, ...]:
 
 
 def check(
-    code: str, severity: Severity, *, cause: Cause
+    code: str, severity: Severity, *, cause: Cause, same_as: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Iterable[Finding]]], Callable[..., Iterable[Finding]]]:
     """Put a function into the catalogue of checks.
 
     Raises CatalogueError at import for a code that is taken, a missing docstring or reason, and a
-    parameter that is neither a table nor a trace nor ``symptoms``.
+    parameter that is neither a table nor a trace nor ``symptoms``; and for a code in ``same_as``
+    that `istioctl analyze` does not have.
     """
 
     def register(function: Callable[..., Iterable[Finding]]) -> Callable[..., Iterable[Finding]]:
@@ -203,6 +246,11 @@ def check(
             raise CatalogueError(
                 f"Check code {code} is taken by {CATALOGUE[code].name}.",
                 next_step="Take a new one.",
+            )
+        if not MESSAGES.keys() >= set(same_as):
+            raise CatalogueError(
+                f"Check {code} ({name}) is the same as {sorted(set(same_as) - MESSAGES.keys())}, "
+                "which istioctl does not have.",
             )
         inputs = tuple(inspect.signature(function).parameters)
         for parameter in inputs:
@@ -220,6 +268,7 @@ def check(
             family=function.__module__.rpartition(".")[2],
             inputs=inputs,
             function=function,
+            same_as=same_as,
         )
         return function
 
@@ -254,27 +303,96 @@ class Inputs:
 
 
 def run(inputs: Inputs, checks: Iterable[Check]) -> Iterator[Outcome]:
-    """Run checks one after the other. A check that raises is BROKEN; the others go on."""
+    """Run checks one after the other. A check that raises is BROKEN; the others go on.
+
+    A check that found no more than things worth knowing has no answer yet while evidence is
+    missing: it is UNKNOWN, with its findings. Of manifests nothing runs yet, so that a check of the
+    data plane is UNKNOWN there.
+    """
+    written = isinstance(inputs.facts.source, Manifests)
     for one in checks:
+        if written and one.cause is Cause.DATA_PLANE:
+            yield Outcome(one, Verdict.UNKNOWN, because="manifests do not run")
+            continue
         try:
             arguments = {name: inputs.get(name) for name in one.inputs}
-            findings = tuple(one.function(**arguments))
+            findings = tuple(
+                _with_level(_with_echoes(found, inputs), one) for found in one.function(**arguments)
+            )
         except Exception as error:  # noqa: BLE001  one broken check must not hide what the others know
-            yield Outcome(one, Verdict.BROKEN, because=f"{type(error).__name__}: {error}")
+            reason = one_line(f"{type(error).__name__}: {error}")
+            yield Outcome(one, Verdict.BROKEN, because=reason)
             continue
         gaps = inputs.facts.gaps(*one.tables)
-        if findings:
+        damage = inputs.facts.source.damage
+        if any((found.severity or one.severity) is not Severity.INFO for found in findings):
             yield Outcome(one, Verdict.FAIL, findings)
-        elif gaps or inputs.facts.source.damage:
-            yield Outcome(one, Verdict.UNKNOWN, because=_because(gaps, inputs.facts.source.damage))
+        elif gaps or damage:
+            yield Outcome(one, Verdict.UNKNOWN, findings, because=_because(gaps, damage))
         else:
-            yield Outcome(one, Verdict.PASS)
+            yield Outcome(one, Verdict.FAIL if findings else Verdict.PASS, findings)
+
+
+_LEVELS: Mapping[Severity, str] = {
+    Severity.ERROR: ERROR,
+    Severity.WARNING: WARNING,
+    Severity.INFO: INFO,
+}
+
+
+def _with_level(finding: Finding, check: Check) -> Finding:
+    """Fill in what a finding leaves to its check: the message it is the same as, and the level."""
+    same_as = finding.same_as or (check.same_as[0] if len(check.same_as) == 1 else "")
+    level = finding.level or (
+        MESSAGES[same_as].level if same_as else _LEVELS[finding.severity or check.severity]
+    )
+    return replace(finding, same_as=same_as, level=level)
+
+
+def _with_echoes(finding: Finding, inputs: Inputs) -> Finding:
+    """Let a finding that explains a server's failures explain what its callers saw of them, too.
+
+    Usually the two ends' lines of one failure are joined; where the server's log begins later or
+    ends earlier, the callers' lines stand alone.
+    """
+    if not finding.explains:
+        return finding
+    answers = {
+        (symptom.host, symptom.port, symptom.code)
+        for symptom in inputs.symptoms
+        if symptom.id in finding.explains and symptom.side == "server" and symptom.code
+    }
+    echoes = tuple(
+        symptom.id
+        for symptom in inputs.symptoms
+        if symptom.id not in finding.explains
+        and symptom.side in ("client", "gateway")
+        and symptom.details == "via_upstream"
+        and (symptom.host, symptom.port, symptom.code) in answers
+    )
+    return replace(finding, explains=(*finding.explains, *echoes)) if echoes else finding
 
 
 def _because(gaps: tuple[Gap, ...], damage: tuple[str, ...]) -> str:
     reasons = [str(gap) for gap in gaps] or list(damage)
     more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
-    return "; ".join(reasons[:3]) + more
+    return one_line("; ".join(reasons[:3]) + more)
+
+
+def unseen(facts: Facts, table: str, *resources: str) -> bool:
+    """Whether there may be Kubernetes objects of these resources that the source does not show.
+
+    Nothing may be concluded from their absence, then: the list of them was not asked, refused,
+    silent or unreadable, or may be among what a damaged source has lost.
+    """
+    missing = [
+        re.split(r"[ ./]", gap.question.lower())
+        for gap in facts.gaps(table)
+        if gap.question[:5].lower() == "list "
+    ]
+    asked = {q.resource for q in facts.source.questions() if isinstance(q, ListQuestion)}
+    lost = bool(facts.source.damage) and not asked.issuperset(resources)
+    return lost or any(resource in words for words in missing for resource in resources)
 
 
 def ids(symptoms: Iterable[Symptom]) -> tuple[str, ...]:
@@ -309,6 +427,14 @@ def edit(subject: Subject) -> str:
     return f"`kubectl{where} edit {resource} {subject.name}`"
 
 
+def restart(subject: Subject) -> str:
+    """Return the command that replaces the pods of a workload, or a pod that has no workload."""
+    where = f"kubectl -n {subject.namespace}"
+    if subject.kind == "Pod":
+        return f"`{where} delete pod {subject.name}`"
+    return f"`{where} rollout restart {subject.kind.lower()}/{subject.name}`"
+
+
 #: Kinds whose plain name means another resource to kubectl where the Gateway API is installed.
 _RESOURCES: Mapping[str, str] = {
     "Gateway": "gateways.networking.istio.io",
@@ -331,9 +457,20 @@ def symptom_rows(facts: Facts, symptoms: Iterable[Symptom]) -> tuple[Evidence, .
     )
 
 
-def and_list(names: Iterable[str], limit: int = 4) -> str:
-    """Return names in a sentence: ``a, b and 3 others``."""
-    every = list(dict.fromkeys(names))
+def starting(pod: Pod, facts: Facts) -> bool:
+    """Whether a pod was made so recently that it may still be on its way."""
+    return pod.created is not None and facts.now - pod.created < STARTUP
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 pod``, ``3 pods``, ``2 proxies``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("xy") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def and_list(names: Iterable[Any], limit: int = 4) -> str:
+    """Return names, which may come from anywhere, in a sentence: ``a, b and 3 others``."""
+    every = list(dict.fromkeys(map(str, names)))
     if len(every) > limit:
         return f"{', '.join(every[:limit])} and {len(every) - limit} others"
     return f"{', '.join(every[:-1])} and {every[-1]}" if len(every) > 1 else "".join(every)

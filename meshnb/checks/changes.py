@@ -27,11 +27,12 @@ from meshnb.checks.base import (
     subject_of,
     symptom_rows,
 )
-from meshnb.checks.routing import for_hosts, hosts_of
+from meshnb.checks.routing import for_hosts
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, plain
+from meshnb.traces.rules import route_hosts
 
 #: A change explains failures that begin within this time after it.
 JUST_BEFORE = timedelta(seconds=60)
@@ -62,7 +63,7 @@ def _hosts(item: ConfigObject, mesh: Mesh) -> list[str]:
         servers = items(item.spec, "servers")
         entries = [str(host) for server in servers for host in items(server, "hosts")]
         return [entry.rpartition("/")[2] for entry in entries]
-    return hosts_of(item, mesh)
+    return route_hosts(item, mesh)
 
 
 def _in_time(changed: Any, symptom: Symptom) -> bool:
@@ -75,14 +76,15 @@ def _in_time(changed: Any, symptom: Symptom) -> bool:
 def changed_before(symptom: Symptom, pods: list[Pod], mesh: Mesh) -> list[ConfigObject]:
     """Return the objects about a symptom's host or pods that changed right before it began.
 
-    Newer pods are a change of their own: objects older than the newest of ``pods`` are left out.
-    The newest change comes first.
+    New pods are a change of their own, and the likelier one: nothing is returned when one of
+    ``pods`` was made right before, too. The newest change comes first.
     """
-    newest = max((pod.created for pod in pods if pod.created is not None), default=None)
+    if any(_in_time(pod.created, symptom) for pod in pods):
+        return []
     concerned = {pod.proxy for pod in pods} | set(symptom.reporters) | set(symptom.callers)
     found = []
     for item in mesh.objects:
-        if not _in_time(item.changed, symptom) or (newest is not None and item.changed < newest):
+        if not _in_time(item.changed, symptom):
             continue
         about_host = item.kind in _BY_HOST and for_hosts(symptom, _hosts(item, mesh))
         about_pods = item.kind in _BY_WORKLOAD and any(

@@ -17,9 +17,12 @@ from meshnb.checks.base import (
     Subject,
     and_list,
     check,
+    counted,
     ids,
+    restart,
     rows_of,
     symptom_rows,
+    unseen,
     workload_of,
 )
 from meshnb.symptoms import Symptoms
@@ -37,7 +40,8 @@ EXPIRES_SOON_DAYS = 7.0
 
 
 def _injection_services(webhooks: pd.DataFrame) -> set[tuple[str, str]]:
-    rows = webhooks[(webhooks["purpose"] == "injection") & webhooks["service"].notna()]
+    rows = webhooks[webhooks["purpose"] == "injection"]
+    rows = rows.dropna(subset=["service_namespace", "service"])
     return set(zip(rows["service_namespace"], rows["service"], strict=True))
 
 
@@ -56,6 +60,8 @@ def control_plane_runs(
     go stale; new pods are refused or start without a sidecar, because the injection webhook cannot
     be called.
     """
+    if unseen(facts, "pods", "pods"):
+        return
     for namespace, service in sorted(_injection_services(webhooks)):
         ports = [p for p in mesh.services if (p.namespace, p.service) == (namespace, service)]
         if not ports or not ports[0].selector:
@@ -73,7 +79,7 @@ def control_plane_runs(
                 workloads["labels"],
                 strict=True,
             )
-            if space == namespace and selector.items() <= (labels or {}).items()
+            if plain(space) == namespace and selector.items() <= (labels or {}).items()
         ]
         owner = next(
             iter(owners or [workload_of(pod) for pod in pods]),
@@ -87,15 +93,17 @@ def control_plane_runs(
         ]
         if pods:
             reason = pods[0].not_ready_reason or pods[0].phase
-            state = f"{len(pods)} pods, none of them ready ({reason})"
+            state = f"{counted(len(pods), 'pod')}, none of them ready ({reason})"
             remedy = (
                 f"Find out why with `kubectl -n {namespace} logs {pods[0].pod} --all-containers`."
             )
         else:
             state = "no pod"
+            start = f"kubectl -n {namespace} scale {owner.kind.lower()} {owner.name} --replicas=1"
             remedy = (
-                f"Start it with `kubectl -n {namespace} scale {owner.kind.lower()} {owner.name} "
-                "--replicas=1`."
+                f"Start what it selects; see `kubectl -n {namespace} get deployments`."
+                if owner.kind == "Service"
+                else f"Start it with `{start}`."
             )
         yield Finding(
             owner,
@@ -113,14 +121,14 @@ def control_plane_runs(
 
 
 @check("MNB102", Severity.ERROR, cause=Cause.DATA_PLANE)
-def control_plane_ports(istiod_ports: pd.DataFrame, mesh: Mesh) -> Iterator[Finding]:
+def control_plane_ports(istiod_ports: pd.DataFrame, pods: pd.DataFrame) -> Iterator[Finding]:
     """Every istiod answers on the ports that proxies and Kubernetes need.
 
     15012 carries configuration and certificates, 15017 the webhooks, 8080 the readiness probe. A
     port that is closed while the pod is ready points at the network, or at an istiod that has not
     finished starting.
     """
-    ready = {pod.pod for pod in mesh.pods if pod.mesh == "istiod" and pod.ready}
+    ready = rows_of(pods, mesh="istiod", ready=True)["pod"].tolist()
     silent = istiod_ports[
         istiod_ports["port"].isin(list(NEEDED))
         & (istiod_ports["answers"] == False).fillna(False).astype(bool)  # noqa: E712  NA is not False
@@ -140,7 +148,7 @@ def control_plane_ports(istiod_ports: pd.DataFrame, mesh: Mesh) -> Iterator[Find
 
 
 @check("MNB103", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
-def control_plane_certificate(istiod_ports: pd.DataFrame, facts: Facts) -> Iterator[Finding]:
+def control_plane_certificate(istiod_ports: pd.DataFrame, pods: pd.DataFrame) -> Iterator[Finding]:
     """Every certificate that istiod shows is valid, and not about to end.
 
     Proxies and the API server verify it on each connection. Once it has ended, no proxy can connect
@@ -151,13 +159,19 @@ def control_plane_certificate(istiod_ports: pd.DataFrame, facts: Facts) -> Itera
         days = float(row["expires_in_days"])
         if days > EXPIRES_SOON_DAYS:
             continue
+        own = rows_of(pods, namespace=row["namespace"], pod=row["istiod"])
+        kind, name = (
+            (str(own["workload_kind"].iloc[0]), str(own["workload"].iloc[0]))
+            if len(own)
+            else ("Pod", str(row["istiod"]))
+        )
+        owner = Subject(kind, str(row["namespace"]), name)
         until = f"{row['not_after']:%Y-%m-%d %H:%M} UTC"
         end = f"expired at {until}" if days <= 0 else f"ends in {days:.1f} days, at {until}"
         yield Finding(
             Subject("Pod", str(row["namespace"]), str(row["istiod"])),
             f"istiod {row['istiod']} shows a certificate on port {row['port']} that {end}.",
-            f"Renew it: `kubectl -n {row['namespace']} rollout restart deployment` for istiod, "
-            "after its CA is in order.",
+            f"Bring its CA in order, then let it renew: {restart(owner)}.",
             evidence=(Evidence.of(istiod_ports, [row.name]),),
             severity=None if days <= 0 else Severity.WARNING,
         )

@@ -22,6 +22,7 @@ from meshnb.checks.base import (
     ids,
     subject_of,
     symptom_rows,
+    unseen,
 )
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
@@ -54,6 +55,8 @@ def route_without_parent(
     A route is attached by its parentRefs. One that names a Gateway which does not exist is stored,
     gets no status from anybody, and the real gateway answers 404 with flag NR (route_not_found).
     """
+    if unseen(facts, "istio_config", "gateways"):
+        return
     gateways = {(g.namespace, g.name): g for g in mesh.of("Gateway", GROUP)}
     for kind in ROUTES:
         for route in mesh.of(kind, GROUP):

@@ -14,9 +14,12 @@ from meshnb.checks.base import (
     Subject,
     and_list,
     check,
+    counted,
     ids,
+    restart,
     rows_of,
     symptom_rows,
+    unseen,
 )
 from meshnb.symptoms import Symptoms
 from meshnb.tables import Facts
@@ -25,7 +28,7 @@ from meshnb.traces.mesh import Mesh, plain
 
 @check("MNB150", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
 def revision_without_webhook(
-    namespaces: pd.DataFrame, webhooks: pd.DataFrame, pods: pd.DataFrame
+    namespaces: pd.DataFrame, webhooks: pd.DataFrame, pods: pd.DataFrame, facts: Facts
 ) -> Iterator[Finding]:
     """Every namespace that asks for injection is served by an injection webhook.
 
@@ -33,6 +36,8 @@ def revision_without_webhook(
     that no control plane has matches none: pods start without a sidecar, and nobody reports an
     error.
     """
+    if unseen(facts, "webhooks", "mutatingwebhookconfigurations"):
+        return
     revisions = sorted(
         {
             str(name)
@@ -113,7 +118,11 @@ def opted_out_of_injection(
         seen = [
             s
             for s in symptoms
-            if s.host in hosts and bool({"UF", "UC"} & s.flags) and s.side == "client"
+            if s.host in hosts
+            and s.side in ("client", "gateway")
+            # Callers speak mutual TLS to it; a refused connection is another matter.
+            and "UF" in s.flags
+            and "TLS_error" in s.upstream_failure + s.details
         ]
         before = rollouts[
             (rollouts["namespace"] == namespace)
@@ -169,16 +178,18 @@ def pod_older_than_injection(mesh: Mesh, injection: pd.DataFrame) -> Iterator[Fi
         subject = Subject(str(kind), str(namespace), str(workload))
         yield Finding(
             subject,
-            f"{len(rows)} pods of {subject} have no sidecar, although {rows['webhook'].iloc[0]} "
-            "would give them one: they are older than the injection.",
-            f"Replace them with `kubectl -n {namespace} rollout restart {str(kind).lower()} "
-            f"{workload}`.",
+            f"{counted(len(rows), 'pod')} of {subject} without a sidecar, although "
+            f"{rows['webhook'].iloc[0]} would add one: made before that was so, or while the "
+            "webhook was not called.",
+            f"Replace what was made too early: {restart(subject)}.",
             evidence=(Evidence.of(rows),),
         )
 
 
 @check("MNB153", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
-def webhook_without_service(webhooks: pd.DataFrame) -> Iterator[Finding]:
+def webhook_without_service(
+    webhooks: pd.DataFrame, symptoms: Symptoms, facts: Facts
+) -> Iterator[Finding]:
     """Every webhook of Istio calls a Service that exists.
 
     The API server calls webhooks through a Service. When it does not exist, pods or Istio objects
@@ -191,11 +202,18 @@ def webhook_without_service(webhooks: pd.DataFrame) -> Iterator[Finding]:
     for (configuration, kind), rows in lost.groupby(["configuration", "kind"]):
         rows.attrs["table"] = "webhooks"
         first = rows.iloc[0]
+        seen = [
+            s
+            for s in symptoms
+            if s.table == "events" and any(name in s.details for name in rows["webhook"].dropna())
+        ]
         name = f"{'Mutating' if kind == 'mutating' else 'Validating'}WebhookConfiguration"
         yield Finding(
             Subject(name, "", str(configuration)),
             f"{configuration} calls Service {first['service_namespace']}/{first['service']}, which "
             f"does not exist (failure policy {first['failure_policy']}).",
             f"Correct or delete it: `kubectl edit {name.lower()} {configuration}`.",
-            evidence=(Evidence.of(rows),),
+            evidence=(*symptom_rows(facts, seen), Evidence.of(rows)),
+            explains=ids(seen),
+            severity=Severity.ERROR if seen else None,
         )

@@ -51,7 +51,7 @@ def rate_limited(
         ]
         servers = and_list(f"{pod.namespace}/{pod.workload}" for pod in pods)
         for item in filters:
-            bucket = _bucket(item.spec)
+            bucket = _first(item.spec, "token_bucket")
             limit = (
                 f" It allows {dig(bucket, 'tokens_per_fill', default=1)} per "
                 f"{dig(bucket, 'fill_interval', default='interval')}, "
@@ -70,15 +70,15 @@ def rate_limited(
             )
 
 
-def _bucket(value: object) -> object:
-    """Return the first token bucket anywhere in an object."""
+def _first(value: object, name: str) -> object:
+    """Return the first object that stands under a name anywhere in another one."""
     if isinstance(value, dict):
-        if isinstance(value.get("token_bucket"), dict):
-            return value["token_bucket"]
+        if isinstance(value.get(name), dict):
+            return value[name]
         children: list[object] = list(value.values())
     else:
         children = value if isinstance(value, list) else []
-    return next((found for child in children if (found := _bucket(child))), None)
+    return next((found for child in children if (found := _first(child, name))), None)
 
 
 def _with(policy: str, mesh: Mesh, host: str) -> list[ConfigObject]:
@@ -106,7 +106,7 @@ def connection_pool_overflow(
         ]
         carried.attrs["table"] = "clusters"
         for rule in rules[:1]:
-            pool = dig(rule.spec, "trafficPolicy", "connectionPool", default={})
+            pool = _first(rule.spec, "connectionPool")
             yield Finding(
                 subject_of(rule),
                 f"{rule} limits the connections to {symptom.host} ({json.dumps(pool)}), and "

@@ -24,16 +24,16 @@ from meshnb.checks.base import (
     rows_of,
     subject_of,
     symptom_rows,
+    unseen,
     workload_of,
 )
+from meshnb.checks.routing import destination_rules
 from meshnb.symptoms import Symptom, Symptoms
+from meshnb.symptoms.base import REPEATED
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
-from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, host_matches
-
-#: A single stray connection is a port scan, not a client.
-STRAY = 2
+from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort
 
 
 def tls_settings(rule: ConfigObject) -> Iterator[tuple[str, str, int | None]]:
@@ -85,60 +85,51 @@ def plaintext_to_strict_server(
     UC.
     """
     for rule in mesh.of("DestinationRule"):
-        host = mesh.fqdn(str(dig(rule.spec, "host", default="")), rule.namespace)
         for path, mode, port in tls_settings(rule):
             if mode == "ISTIO_MUTUAL":
                 continue
-            for service in mesh.services:
-                if not host_matches(host, service.host) or port not in (None, service.port):
-                    continue
-                strict = [
-                    (pod, policy)
-                    for pod in mesh.selected(service)
-                    if pod.mesh == "sidecar"
-                    for effective, policy in [mesh.mtls_mode(pod, target_port(service))]
-                    if effective == "STRICT"
-                ]
-                if not strict:
-                    continue
-                workloads = {(pod.namespace, pod.workload) for pod, _ in strict}
-                seen = [
-                    s
-                    for s in symptoms
-                    if (
-                        s.host == service.host
-                        and s.side in ("client", "gateway")
-                        and bool({"UC", "UF"} & s.flags)
-                    )
-                    or (
-                        _plaintext_refused(s)
-                        and s.workload in workloads
-                        and any(
-                            caller is not None and caller.in_mesh for caller in _callers(s, mesh)
-                        )
-                    )
-                ]
-                policies = list(dict.fromkeys(policy for _, policy in strict if policy is not None))
-                yield Finding(
-                    subject_of(rule),
-                    f"{rule} sets TLS mode {mode} towards {service.host} ({path}), and "
-                    f"{and_list(str(policy) for policy in policies)} demands mutual TLS there.",
-                    f"Take the tls block out, or set ISTIO_MUTUAL, with {edit(subject_of(rule))}.",
-                    evidence=(
-                        *symptom_rows(facts, seen),
-                        Evidence.of(
-                            rows_of(
-                                clusters,
-                                destination_rule=f"{rule.name}.{rule.namespace}",
-                                service_fqdn=service.host,
-                            )
-                        ),
-                        config_rows(istio_config, rule, *policies),
-                    ),
-                    related=tuple(subject_of(policy) for policy in policies),
-                    explains=ids(seen),
+            strict = [
+                (service, pod, policy)
+                for service in mesh.services
+                if port in (None, service.port) and rule in destination_rules(mesh, service.host)
+                for pod in mesh.selected(service)
+                if pod.mesh == "sidecar"
+                for effective, policy in [mesh.mtls_mode(pod, target_port(service))]
+                if effective == "STRICT"
+            ]
+            if not strict:
+                continue
+            hosts = list(dict.fromkeys(service.host for service, _, _ in strict))
+            workloads = {(pod.namespace, pod.workload) for _, pod, _ in strict}
+            seen = [
+                s
+                for s in symptoms
+                if (
+                    s.host in hosts
+                    and s.side in ("client", "gateway")
+                    and bool({"UC", "UF"} & s.flags)
                 )
-                break
+                or (
+                    _plaintext_refused(s)
+                    and s.workload in workloads
+                    and any(caller is not None and caller.in_mesh for caller in _callers(s, mesh))
+                )
+            ]
+            policies = list(dict.fromkeys(policy for _, _, policy in strict if policy is not None))
+            shaped = rows_of(clusters, destination_rule=f"{rule.name}.{rule.namespace}")
+            yield Finding(
+                subject_of(rule),
+                f"{rule} sets TLS mode {mode} towards {and_list(hosts)} ({path}), and "
+                f"{and_list(str(policy) for policy in policies)} demands mutual TLS there.",
+                f"Take the tls block out, or set ISTIO_MUTUAL, with {edit(subject_of(rule))}.",
+                evidence=(
+                    *symptom_rows(facts, seen),
+                    Evidence.of(shaped, shaped.index[shaped["service_fqdn"].isin(hosts)]),
+                    config_rows(istio_config, rule, *policies),
+                ),
+                related=tuple(subject_of(policy) for policy in policies),
+                explains=ids(seen),
+            )
 
 
 @check("MNB402", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -151,7 +142,6 @@ def tls_to_plaintext_server(
     WRONG_VERSION_NUMBER in its log, 503 with flag UF; the server counts a protocol error.
     """
     for rule in mesh.of("DestinationRule"):
-        host = mesh.fqdn(str(dig(rule.spec, "host", default="")), rule.namespace)
         modes = [(path, mode) for path, mode, _ in tls_settings(rule) if mode != "DISABLE"]
         if not modes:
             continue
@@ -159,7 +149,7 @@ def tls_to_plaintext_server(
             s
             for s in symptoms
             if "WRONG_VERSION_NUMBER" in s.upstream_failure + s.details
-            and host_matches(host, s.host)
+            and rule in destination_rules(mesh, s.host)
         ]
         if not seen:
             continue
@@ -264,7 +254,7 @@ def plaintext_client_of_strict_server(
             ),
             related=tuple(Subject("Pod", pod.namespace, pod.pod) for pod in outside),
             explains=ids([symptom]),
-            severity=Severity.INFO if symptom.count < STRAY else None,
+            severity=Severity.INFO if symptom.count < REPEATED else None,
             certainty=0.8 if guess else 1.0,
         )
 
@@ -283,8 +273,10 @@ def tls_client_of_plaintext_port(
         servers = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
         ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
         clients = _tls_clients(mesh, symptoms, servers)
-        strict = any(mesh.mtls_mode(pod, port)[0] == "STRICT" for pod in servers for port in ports)
-        if not clients and (strict or symptom.count < STRAY):
+        strict = unseen(facts, "istio_config", "peerauthentications") or any(
+            mesh.mtls_mode(pod, port)[0] == "STRICT" for pod in servers for port in ports
+        )
+        if not clients and (strict or symptom.count < REPEATED):
             continue
         front = [
             service
@@ -301,7 +293,9 @@ def tls_client_of_plaintext_port(
         if subject is None:
             continue
         seen = list({s.id: s for s in [symptom, *(found for found, _ in clients)]}.values())
-        declared = and_list(f"{s.port} ({s.port_name or 'unnamed'}, {s.protocol})" for s in front)
+        declared = and_list(
+            f"{s.port} ({s.port_name or 'unnamed'}, {s.protocol})" for s in front
+        ) or and_list(map(str, sorted(port for port in ports if port is not None)))
         who = and_list(map(str, guilty)) or "A client"
         called = and_list(map(str, offered)) or and_list(symptom.reporters)
         yield Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -23,12 +24,23 @@ from meshnb.checks.base import (
     rows_of,
     subject_of,
     symptom_rows,
+    unseen,
 )
 from meshnb.symptoms import Symptom, Symptoms
+from meshnb.symptoms.base import REPEATED
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
-from meshnb.traces.mesh import ConfigObject, Mesh, Pod, host_matches, hosts_overlap, oldest
+from meshnb.traces.mesh import ConfigObject, Mesh, host_matches, hosts_overlap, oldest
+from meshnb.traces.rules import (
+    admitted_hosts,
+    bound_gateways,
+    covered_by,
+    host_rank,
+    route_hosts,
+    rule_host,
+    sidecar_of,
+)
 
 #: The group of Istio's own Gateway kind; the Gateway API has a kind of the same name.
 GATEWAY_GROUP = "networking.istio.io"
@@ -58,36 +70,10 @@ def destinations(service: ConfigObject) -> Iterator[tuple[str, Mapping[str, Any]
                 )
 
 
-def hosts_of(service: ConfigObject, mesh: Mesh) -> list[str]:
-    """Return the hosts of a VirtualService in full."""
-    return [mesh.fqdn(str(host), service.namespace) for host in items(service.spec, "hosts")]
-
-
-def gateways_of(service: ConfigObject) -> list[str]:
-    """Return the gateways that a VirtualService binds to: ``mesh``, or namespace/name."""
-    return [
-        name if name == "mesh" or "/" in name else f"{service.namespace}/{name}"
-        for name in (str(gateway) for gateway in items(service.spec, "gateways"))
-    ] or ["mesh"]
-
-
-def admitted(gateway: ConfigObject, namespace: str) -> list[str]:
-    """Return the hosts that a Gateway admits from VirtualServices of a namespace."""
-    found = []
-    for server in items(gateway.spec, "servers"):
-        for entry in items(server, "hosts"):
-            scope, slash, host = str(entry).rpartition("/")
-            if scope == ".":
-                scope = gateway.namespace
-            if not slash or scope in ("*", namespace):
-                found.append(host)
-    return found
-
-
 def serves(gateway: ConfigObject, namespace: str, hosts: list[str]) -> bool:
     """Whether a Gateway admits any of these hosts from VirtualServices of a namespace."""
     return any(
-        hosts_overlap(mine, other) for mine in hosts for other in admitted(gateway, namespace)
+        hosts_overlap(mine, other) for mine in hosts for other in admitted_hosts(gateway, namespace)
     )
 
 
@@ -111,6 +97,8 @@ def route_to_unknown_host(
     istiod writes the route all the same, but can make no cluster for a host that it does not know.
     Envoy then answers 503 with flag NC (cluster_not_found), and the request never leaves the proxy.
     """
+    if _hosts_unseen(facts):
+        return
     for service in mesh.of("VirtualService"):
         for path, target, weight in destinations(service):
             host = mesh.fqdn(str(dig(target, "host", default="")), service.namespace)
@@ -120,7 +108,9 @@ def route_to_unknown_host(
                 []
                 if "mirror" in path
                 else [
-                    s for s in symptoms if "NC" in s.flags and for_hosts(s, hosts_of(service, mesh))
+                    s
+                    for s in symptoms
+                    if "NC" in s.flags and for_hosts(s, route_hosts(service, mesh))
                 ]
             )
             close = get_close_matches(host, mesh.hosts, n=1, cutoff=0.7)
@@ -141,12 +131,28 @@ def route_to_unknown_host(
             )
 
 
+def _hosts_unseen(facts: Facts) -> bool:
+    """Whether there may be hosts that the source does not show."""
+    return unseen(facts, "services", "services") or unseen(facts, "istio_config", "serviceentries")
+
+
 def destination_rules(mesh: Mesh, host: str) -> list[ConfigObject]:
-    """Return the DestinationRules whose host covers a host, the oldest first."""
+    """Return the DestinationRules that are in force for a host, the oldest first.
+
+    Those whose own host covers it; of one namespace, only those with the most specific host, as
+    istiod takes no other there.
+    """
+    covering: dict[str, list[tuple[str, ConfigObject]]] = {}
+    for rule in mesh.of("DestinationRule"):
+        own = rule_host(rule, mesh)
+        if host_matches(own, host):
+            covering.setdefault(rule.namespace, []).append((own, rule))
+
     return oldest(
         rule
-        for rule in mesh.of("DestinationRule")
-        if host_matches(mesh.fqdn(str(dig(rule.spec, "host", default="")), rule.namespace), host)
+        for rules in covering.values()
+        for own, rule in rules
+        if host_rank(own) == max(host_rank(other) for other, _ in rules)
     )
 
 
@@ -161,9 +167,9 @@ def route_to_missing_subset(
     """
     for service in mesh.of("VirtualService"):
         for path, target, weight in destinations(service):
-            subset = dig(target, "subset")
+            subset = str(dig(target, "subset", default=""))
             host = mesh.fqdn(str(dig(target, "host", default="")), service.namespace)
-            if not subset or not mesh.known_host(host):
+            if not subset or not (mesh.known_host(host) or _hosts_unseen(facts)):
                 continue
             rules = destination_rules(mesh, host)
             defined = {
@@ -175,9 +181,13 @@ def route_to_missing_subset(
                 []
                 if "mirror" in path
                 else [
-                    s for s in symptoms if "NC" in s.flags and for_hosts(s, hosts_of(service, mesh))
+                    s
+                    for s in symptoms
+                    if "NC" in s.flags and for_hosts(s, route_hosts(service, mesh))
                 ]
             )
+            if not seen and unseen(facts, "istio_config", "destinationrules"):
+                continue
             share = f"{weight} % of" if weight is not None else "all"
             known = f" Defined are {and_list(sorted(defined))}." if defined else ""
             where = f"by {and_list(str(rule) for rule in rules)}" if rules else "anywhere"
@@ -213,13 +223,16 @@ def subset_without_pods(
     cluster is empty, and Envoy answers 503 with flag UH (no_healthy_upstream).
     """
     used = {
-        (mesh.fqdn(str(dig(target, "host", default="")), service.namespace), dig(target, "subset"))
+        (
+            mesh.fqdn(str(dig(target, "host", default="")), service.namespace),
+            str(dig(target, "subset")),
+        )
         for service in mesh.of("VirtualService")
         for _, target, weight in destinations(service)
         if weight != 0
     }
     for rule in mesh.of("DestinationRule"):
-        host = mesh.fqdn(str(dig(rule.spec, "host", default="")), rule.namespace)
+        host = rule_host(rule, mesh)
         ports = mesh.ports(host)
         if not ports or not ports[0].selector:
             continue
@@ -269,18 +282,17 @@ def unreachable_route(mesh: Mesh, istio_config: pd.DataFrame) -> Iterator[Findin
     for service in mesh.of("VirtualService"):
         routes = items(service.spec, "http")
         for later, route in enumerate(routes):
-            for earlier in range(later):
-                if _covers(routes[earlier], route):
-                    yield Finding(
-                        subject_of(service),
-                        f"Route {later} of {service} ({_match(route)}) is never taken: route "
-                        f"{earlier} above it ({_match(routes[earlier])}) matches everything that "
-                        "it matches.",
-                        "Move the more specific route above the more general one with "
-                        f"{edit(subject_of(service))}.",
-                        evidence=(config_rows(istio_config, service),),
-                    )
-                    break
+            earlier = covered_by(service, later)
+            if earlier is None:
+                continue
+            yield Finding(
+                subject_of(service),
+                f"Route {later} of {service} ({_match(route)}) is never taken: route {earlier} "
+                f"above it ({_match(routes[earlier])}) matches everything that it matches.",
+                "Move the more specific route above the more general one with "
+                f"{edit(subject_of(service))}.",
+                evidence=(config_rows(istio_config, service),),
+            )
 
 
 def _match(route: Any) -> str:
@@ -288,35 +300,6 @@ def _match(route: Any) -> str:
     return (
         "match " + json.dumps(matches, sort_keys=True) if matches else "no match, so all requests"
     )
-
-
-def _covers(earlier: Any, later: Any) -> bool:
-    """Whether whatever the later route matches, the earlier one matches first."""
-    first, second = items(earlier, "match"), items(later, "match") or [{}]
-    return not first or all(any(_wider(wide, narrow) for wide in first) for narrow in second)
-
-
-def _wider(wide: Any, narrow: Any) -> bool:
-    if not isinstance(wide, Mapping) or not isinstance(narrow, Mapping):
-        return False
-    for key, condition in wide.items():
-        if key == "name":
-            continue
-        if key == "uri" and dig(condition, "prefix") == "/":
-            continue
-        other = narrow.get(key)
-        if key == "uri" and isinstance(other, Mapping):
-            prefix = dig(condition, "prefix")
-            inner = dig(other, "exact") or dig(other, "prefix")
-            if prefix and inner and str(inner).startswith(str(prefix)):
-                continue
-        if key in ("headers", "queryParams", "sourceLabels") and isinstance(other, Mapping):
-            if isinstance(condition, Mapping) and condition.items() <= other.items():
-                continue
-            return False
-        if other != condition:
-            return False
-    return True
 
 
 @check("MNB221", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -328,15 +311,15 @@ def duplicate_virtual_service(mesh: Mesh, istio_config: pd.DataFrame) -> Iterato
     """
     owners: dict[str, list[ConfigObject]] = {}
     for service in mesh.of("VirtualService"):
-        if "mesh" in gateways_of(service) and items(service.spec, "http"):
-            for host in dict.fromkeys(hosts_of(service, mesh)):
+        if "mesh" in bound_gateways(service) and items(service.spec, "http"):
+            for host in dict.fromkeys(route_hosts(service, mesh)):
                 owners.setdefault(host, []).append(service)
     reported: set[ConfigObject | tuple[str, str]] = set()
     for host, services in owners.items():
         first, *ignored = oldest(services)
         for service in ignored:
             pair = (str(first), str(service))
-            if pair in reported or not _meet(first, service):
+            if pair in reported or not _shadows(first, service, mesh):
                 continue
             reported.add(pair)
             yield Finding(
@@ -350,17 +333,21 @@ def duplicate_virtual_service(mesh: Mesh, istio_config: pd.DataFrame) -> Iterato
             )
 
 
-def _meet(one: ConfigObject, other: ConfigObject) -> bool:
-    """Whether two objects are visible in a common namespace, by their exportTo."""
+def _shadows(older: ConfigObject, newer: ConfigObject, mesh: Mesh) -> bool:
+    """Whether an older VirtualService leaves a newer one for the same host without effect.
+
+    That is so when it is visible wherever the newer one is. One that is exported to chosen
+    namespaces comes before one that is exported to all (istiod's VirtualServicesForGateway), so
+    such a pair shares the mesh.
+    """
+    default = mesh.settings.get("defaultVirtualServiceExportTo", "")
 
     def scope(item: ConfigObject) -> set[str]:
-        return {
-            item.namespace if entry == "." else str(entry)
-            for entry in items(item.spec, "exportTo") or ["*"]
-        }
+        entries = items(item.spec, "exportTo") or re.findall(r'"([^"]*)"', default) or ["*"]
+        return {item.namespace if entry == "." else str(entry) for entry in entries}
 
-    first, second = scope(one), scope(other)
-    return "*" in first or "*" in second or bool(first & second)
+    first, second = scope(older), scope(newer)
+    return ("*" in first) == ("*" in second) and ("*" in first or second <= first)
 
 
 @check("MNB230", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -381,7 +368,7 @@ def injected_fault(
             }
             if not parts:
                 continue
-            hosts = hosts_of(service, mesh)
+            hosts = route_hosts(service, mesh)
             flags = {{"abort": "FI", "delay": "DI"}[kind] for kind in parts}
             seen = [s for s in symptoms if bool(flags & s.flags) and for_hosts(s, hosts)]
             words = " and ".join(
@@ -393,8 +380,9 @@ def injected_fault(
             limited = bool(items(route, "match"))
             yield Finding(
                 subject_of(service),
-                f"{service} {words} for {and_list(items(service.spec, 'hosts'))} "
-                f"(spec.http[{number}].fault).",
+                f"{service} {words} for {and_list(items(service.spec, 'hosts'))}"
+                + (" that match" if limited else "")
+                + f" (spec.http[{number}].fault).",
                 f"Take the fault out with {edit(subject_of(service))}.",
                 evidence=(*symptom_rows(facts, seen), config_rows(istio_config, service)),
                 explains=ids(seen),
@@ -407,21 +395,6 @@ def _share(part: Mapping[str, Any]) -> float:
     if not isinstance(value, int | float):
         value = dig(part, "percent")
     return float(value) if isinstance(value, int | float) else 100.0
-
-
-def sidecar_of(pod: Pod, mesh: Mesh) -> ConfigObject | None:
-    """Return the Sidecar in force for a pod: by selector, its namespace's, or the mesh's."""
-    own, namespace, whole = [], [], []
-    for item in mesh.of("Sidecar"):
-        labels = mapping(item.spec, "workloadSelector", "labels")
-        if labels:
-            if item.namespace == pod.namespace and labels.items() <= pod.labels.items():
-                own.append(item)
-        elif item.namespace == pod.namespace:
-            namespace.append(item)
-        elif item.namespace == mesh.root_namespace:
-            whole.append(item)
-    return next(iter(oldest(own) or oldest(namespace) or oldest(whole)), None)
 
 
 def _admits(item: ConfigObject, host: str, namespace: str) -> bool:
@@ -508,6 +481,8 @@ def blocked_external_host(
     for symptom in symptoms:
         if not _blocked(symptom) or mesh.known_host(symptom.host):
             continue
+        if _hosts_unseen(facts):
+            continue
         pods = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
         item = next((found for pod in pods if (found := sidecar_of(pod, mesh))), None)
         by_sidecar = item is not None and bool(dig(item.spec, "outboundTrafficPolicy", "mode"))
@@ -517,7 +492,7 @@ def blocked_external_host(
             if item is not None and by_sidecar
             else Subject("ConfigMap", namespace, "istio")
         )
-        host = symptom.host or and_list(failure.authority for failure in symptom.failures)
+        host = symptom.host or and_list(failure.local_address for failure in symptom.failures)
         proof = (
             config_rows(istio_config, item)
             if item is not None and by_sidecar
@@ -530,6 +505,7 @@ def blocked_external_host(
             f"Register {host} with a ServiceEntry, or allow it with {edit(subject)}.",
             evidence=(*symptom_rows(facts, [symptom]), proof),
             explains=ids([symptom]),
+            severity=Severity.INFO if symptom.count < REPEATED else None,
         )
 
 
@@ -548,13 +524,13 @@ def no_route_matches(
     }
     for service in mesh.of("VirtualService"):
         routes = items(service.spec, "http")
-        bound = gateways_of(service)
+        bound = bound_gateways(service)
         if not routes or any(not items(route, "match") for route in routes):
             continue
         at_gateways = [existing[name] for name in bound if name in existing]
         if "mesh" not in bound and not any(
             mesh.matching(mapping(gateway.spec, "selector"), None)
-            and serves(gateway, service.namespace, hosts_of(service, mesh))
+            and serves(gateway, service.namespace, route_hosts(service, mesh))
             for gateway in at_gateways
         ):
             continue
@@ -564,15 +540,15 @@ def no_route_matches(
             if "NR" in s.flags
             and s.kind == "request"
             and s.worked_before
-            and for_hosts(s, hosts_of(service, mesh))
+            and for_hosts(s, route_hosts(service, mesh))
         ]
         if not seen:
             continue
         paths = and_list(dict.fromkeys(f.path for s in seen for f in s.failures))
         yield Finding(
             subject_of(service),
-            f"No route of {service} matches requests for {paths}: each of its {len(routes)} routes "
-            "has conditions that they do not meet, and there is none without conditions.",
+            f"No route of {service} matches requests for {paths}: each of its routes has "
+            f"conditions ({len(routes)} in all), and they meet none of them.",
             f"Add a route without a match at the end with {edit(subject_of(service))}.",
             evidence=(*symptom_rows(facts, seen), config_rows(istio_config, service)),
             explains=ids(seen),

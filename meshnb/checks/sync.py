@@ -19,15 +19,18 @@ from meshnb.checks.base import (
     and_list,
     check,
     config_rows,
+    counted,
     edit,
     ids,
     rows_of,
+    starting,
     subject_of,
     symptom_rows,
     workload_of,
 )
 from meshnb.sources import HttpQuestion
 from meshnb.symptoms import Symptoms
+from meshnb.symptoms.base import one_line
 from meshnb.symptoms.requests import split_address
 from meshnb.symptoms.sync import STALE_AFTER_S
 from meshnb.tables import Facts
@@ -44,6 +47,8 @@ _PASSED_THROUGH = (
 )
 #: istiod pushes within seconds of a change.
 _PUSH_DELAY = timedelta(seconds=10)
+#: A change explains a refusal that it came right before.
+_JUST_BEFORE = timedelta(minutes=2)
 #: A workload certificate that ends so soon was not renewed in time; renewal comes at half its life.
 _RENEWED_BEFORE_S = 600.0
 
@@ -63,24 +68,27 @@ def configuration_refused(
     later change of that kind takes effect, until the object that makes the bad part is mended.
     """
     refused = rows_of(proxy_status, sync="ERROR")
-    if not len(refused):
-        return
-    for error, rows in refused.groupby(refused["error"].fillna("")):
+    blamed: dict[ConfigObject | None, list[int]] = {}
+    for (_, error), rows in refused.groupby(["xds", refused["error"].fillna("")]):
+        concerned = [pod for pod in mesh.pods if pod.proxy in set(rows["proxy"])]
+        author = _author(str(error), concerned, plain(rows["sent_at"].min()), mesh)
+        blamed.setdefault(author, []).extend(rows.index)
+    for item, members in blamed.items():
+        rows = refused.loc[members]
+        rows.attrs["table"] = "proxy_status"
         proxies = list(dict.fromkeys(rows["proxy"]))
         pods = [pod for pod in mesh.pods if pod.proxy in proxies]
-        since = plain(rows["sent_at"].min())
-        blamed = _author(str(error), pods, since, mesh)
         seen = [s for s in symptoms if "ERROR" in s.flags and bool(set(proxies) & set(s.reporters))]
         refusals = listeners[listeners["proxy"].isin(proxies) & listeners["error"].notna()]
         refusals.attrs["table"] = "listeners"
-        words = str(error).strip().rstrip(".")
-        who = and_list(proxies)
-        rows.attrs["table"] = "proxy_status"
-        if blamed is None:
+        words = and_list((str(e).strip().rstrip(".") for e in rows["error"].dropna()), limit=2)
+        kinds, who = and_list(rows["xds"]), and_list(proxies)
+        if item is None:
+            pod, _, namespace = proxies[0].rpartition(".")
             yield Finding(
-                workload_of(pods[0]) if pods else Subject("Pod", "", proxies[0]),
-                f"{who} refuse their {and_list(rows['xds'])} configuration: {words}. No object "
-                "could be found that the text belongs to.",
+                workload_of(pods[0]) if pods else Subject("Pod", namespace, pod),
+                f"{who} refused {kinds} configuration: {words}. No object could be found that the "
+                "text belongs to.",
                 "Look for the part that the message names in what changed last: `kubectl get "
                 "envoyfilters,wasmplugins,telemetries,requestauthentications -A`.",
                 evidence=(*symptom_rows(facts, seen), Evidence.of(rows), Evidence.of(refusals)),
@@ -89,16 +97,16 @@ def configuration_refused(
             )
             continue
         yield Finding(
-            subject_of(blamed),
-            f"{blamed} makes {and_list(rows['xds'])} configuration that {len(proxies)} proxies "
-            f"refuse ({who}): {words}. They keep what they had before, and later changes do not "
-            "reach them.",
-            f"Mend or delete it: {edit(subject_of(blamed))}.",
+            subject_of(item),
+            f"{item} makes {kinds} configuration that {counted(len(proxies), 'proxy')} refused "
+            f"({who}): {words}. They keep what they had before, and later changes do not reach "
+            "them.",
+            f"Mend or delete it: {edit(subject_of(item))}.",
             evidence=(
                 *symptom_rows(facts, seen),
                 Evidence.of(rows),
                 Evidence.of(refusals),
-                config_rows(istio_config, blamed),
+                config_rows(istio_config, item),
             ),
             explains=ids(seen),
         )
@@ -107,26 +115,23 @@ def configuration_refused(
 def _author(
     error: str, pods: list[Pod], since: pd.Timestamp | None, mesh: Mesh
 ) -> ConfigObject | None:
-    """Return the object that a refusal is about: by its words, then by when it was changed."""
-    candidates = [
-        item
-        for kind in _PASSED_THROUGH
-        for item in mesh.of(kind)
-        if not pods or set(pods) & set(mesh.workload_selected(item))
-    ]
-    if not candidates:
-        return None
+    """Return the object that a refusal is about: by its words, then by when it was changed.
+
+    An object that shares no word with the refusal must have been changed right before it.
+    """
     error_words = _words(error)
-
-    def score(item: ConfigObject) -> tuple[float, float]:
-        content = _words(json.dumps(item.spec))
-        shared = len(error_words & content) / max(len(error_words), 1)
-        late = (
-            since is not None and item.changed is not None and (item.changed > since + _PUSH_DELAY)
-        )
-        return (-shared if late else shared, pd.Timestamp(item.changed).timestamp())
-
-    return max(candidates, key=score)
+    candidates = []
+    for kind in _PASSED_THROUGH:
+        for item in mesh.of(kind):
+            if pods and not set(pods) & set(mesh.workload_selected(item)):
+                continue
+            shared = len(error_words & _words(json.dumps(item.spec)))
+            changed = pd.Timestamp(item.changed)
+            late = since is not None and changed > since + _PUSH_DELAY
+            just_before = since is not None and changed >= since - _JUST_BEFORE
+            if not late and (shared or just_before):
+                candidates.append(((shared, changed.timestamp()), item))
+    return max(candidates, key=lambda entry: entry[0])[1] if candidates else None
 
 
 def _words(text: str) -> set[str]:
@@ -160,6 +165,8 @@ def proxy_disconnected(
     for pod in mesh.pods:
         if not pod.proxy or pod.proxy in connected or not pod.running or pod.phase != "Running":
             continue
+        if starting(pod, facts):
+            continue
         if astray(pod, proxies, mesh) is not None:
             continue
         seen = [s for s in symptoms if "DISCONNECTED" in s.flags and pod.proxy in s.reporters]
@@ -174,7 +181,8 @@ def proxy_disconnected(
         complaints.attrs["table"] = "proxy_log"
         if not len(complaints) and (unasked or facts.gaps("proxy_status")):
             continue  # it may be connected to the istiod that did not answer
-        reason = f" Its own log says: {complaints['message'].iloc[-1]}" if len(complaints) else ""
+        said = one_line(complaints["message"].iloc[-1]).rstrip(".") if len(complaints) else ""
+        reason = f" Its own log says: {said}." if said else ""
         yield Finding(
             Subject("Pod", pod.namespace, pod.pod),
             f"The proxy of {pod.namespace}/{pod.pod} is connected to no istiod, while "
@@ -222,6 +230,8 @@ def astray(pod: Pod, proxies: pd.DataFrame, mesh: Mesh) -> str | None:
     if not address:
         return None
     host = split_address(str(address))[0]
+    if not mesh.services:
+        return None  # no cluster is without any Service: they could not be listed
     names = {f"{service.service}.{service.namespace}" for service in mesh.services}
     short = host.removesuffix(".").removesuffix(f".{CLUSTER_DOMAIN}").removesuffix(".svc")
     if short in names or short.count(".") != 1 or host.replace(".", "").isdigit():

@@ -15,21 +15,27 @@ from meshnb.checks.base import (
     Subject,
     and_list,
     check,
+    counted,
     edit,
     ids,
     rows_of,
+    starting,
     subject_of,
     symptom_rows,
+    unseen,
     workload_of,
 )
 from meshnb.checks.changes import changed_before
 from meshnb.checks.mtls import target_port
 from meshnb.checks.sync import astray
 from meshnb.symptoms import Symptom, Symptoms
+from meshnb.symptoms.base import REPEATED
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
+from meshnb.tables.base import dig, items
 from meshnb.tables.selectors import selects
 from meshnb.traces.mesh import Mesh, Pod, ServicePort, plain
+from meshnb.traces.rules import bound_gateways, route_hosts
 
 
 def services_of(pods: list[Pod], mesh: Mesh) -> list[ServicePort]:
@@ -54,6 +60,8 @@ def service_selects_nothing(
     A Service's endpoints are the pods that its selector matches. When there is none, the proxies
     have a cluster without endpoints and answer 503 with flag UH (no_healthy_upstream).
     """
+    if unseen(facts, "pods", "pods"):
+        return
     reported: set[str] = set()
     for service in mesh.services:
         if not service.selector or service.host in reported or mesh.selected(service):
@@ -234,7 +242,8 @@ def pods_not_ready(
         )
         yield Finding(
             subject,
-            f"{len(members)} of {len(every)} pods of {subject} not ready ({members[0].pod}): "
+            f"{len(members)} of {counted(len(every), 'pod')} of {subject} not ready "
+            f"({members[0].pod}): "
             f"{state.words}.{consequence}",
             state.remedy,
             evidence=(
@@ -252,7 +261,11 @@ def pods_not_ready(
                 Subject("Pod", pod.namespace, pod.pod) for pod in members if subject.kind != "Pod"
             ),
             explains=ids(seen),
-            severity=None if alone else Severity.WARNING,
+            severity=Severity.INFO
+            if state.code not in ("image", "crash") and all(starting(p, facts) for p in members)
+            else None
+            if alone
+            else Severity.WARNING,
         )
 
 
@@ -338,6 +351,7 @@ def application_not_listening(
                 *(Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"),
             ),
             explains=ids(seen),
+            severity=Severity.INFO if symptom.is_over else None,
             mechanism=f"Declared container ports: {and_list(map(str, declared)) or 'none'}. "
             "A declaration opens nothing; what counts is where the process listens.",
         )
@@ -373,12 +387,12 @@ def application_ends_connections(mesh: Mesh, symptoms: Symptoms, facts: Facts) -
                 Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
             ),
             explains=ids([symptom]),
-            severity=None if _frequent(symptom) else Severity.WARNING,
+            severity=None
+            if symptom.count >= REPEATED
+            else Severity.INFO
+            if symptom.is_over
+            else Severity.WARNING,
         )
-
-
-def _frequent(symptom: Symptom) -> bool:
-    return symptom.count >= 3
 
 
 def _application(pod: Pod, facts: Facts) -> str:
@@ -424,7 +438,7 @@ def application_fails(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterator[
                 Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
             ),
             explains=ids([symptom]),
-            severity=None if symptom.worked_before and _frequent(symptom) else Severity.INFO,
+            severity=None if symptom.worked_before and symptom.count >= REPEATED else Severity.INFO,
         )
 
 
@@ -452,6 +466,14 @@ def application_too_slow(
             for item in mesh.of("VirtualService")
             if f"{item.name}.{item.namespace}" in set(carried["virtual_service"].dropna())
         ]
+        owners += [
+            item
+            for item in mesh.of("VirtualService")
+            if item not in owners
+            and "mesh" in bound_gateways(item)
+            and symptom.host in route_hosts(item, mesh)
+            and any(dig(route, "timeout") for route in items(item.spec, "http"))
+        ]
         took = max(failure.duration_ms for failure in symptom.failures)
         if not pods and not owners:
             continue
@@ -469,7 +491,7 @@ def application_too_slow(
         where = f" with {edit(subject_of(owners[0]))}" if owners else ""
         yield Finding(
             subject,
-            f"{what}: {symptom.count} requests ended with 504.",
+            f"{what}: {counted(symptom.count, 'request')} ended with {symptom.code}.",
             f"Find out what it waits for with `kubectl -n {subject.namespace} logs {name}`, or "
             f"allow more time{where}.",
             evidence=(*symptom_rows(facts, [symptom]), Evidence.of(carried)),
@@ -478,6 +500,7 @@ def application_too_slow(
                 *(Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"),
             ),
             explains=ids([symptom]),
+            severity=Severity.INFO if symptom.is_over else None,
             cause=Cause.CONTROL_PLANE_CONFIG if tightened else None,
         )
 
@@ -501,11 +524,21 @@ def network_path_blocked(
             continue
         addresses = {split_address(failure.upstream_host)[0] for failure in symptom.failures}
         pods = [pod for pod in mesh.pods if pod.address in addresses and pod.running]
+        callers = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
         policies = network_policies[
             [
-                any(pod.namespace == namespace and selects(selector, pod.labels) for pod in pods)
-                for namespace, selector in zip(
-                    network_policies["namespace"], network_policies["selector"], strict=True
+                any(
+                    kind in types
+                    and any(
+                        pod.namespace == namespace and selects(selector, pod.labels) for pod in ends
+                    )
+                    for kind, ends in (("Ingress", pods), ("Egress", callers))
+                )
+                for namespace, selector, types in zip(
+                    network_policies["namespace"],
+                    network_policies["selector"],
+                    network_policies["types"],
+                    strict=True,
                 )
             ]
         ]
@@ -516,7 +549,7 @@ def network_path_blocked(
         given.attrs["table"] = "endpoints"
         ports = mesh.ports(symptom.host)
         if len(policies):
-            row = policies.iloc[0]
+            row = policies.sort_values("created").iloc[-1]
             subject = Subject("NetworkPolicy", str(row["namespace"]), str(row["policy"]))
         elif pods:
             subject = workload_of(pods[0])
@@ -525,7 +558,7 @@ def network_path_blocked(
         else:
             continue
         if len(policies):
-            reason = f"; {subject} selects the pods there."
+            reason = f"; {subject} selects the pods at one of the ends."
         else:
             reason = "." if pods else ". No running pod has that address."
         yield Finding(
@@ -537,4 +570,5 @@ def network_path_blocked(
             evidence=(*symptom_rows(facts, [symptom]), Evidence.of(given), Evidence.of(policies)),
             related=(Subject("Service", ports[0].namespace, ports[0].service),) if ports else (),
             explains=ids([symptom]),
+            severity=Severity.INFO if symptom.is_over else None,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from mmap import mmap
 from typing import Any, Protocol, runtime_checkable
 
 from meshnb.errors import SourceError
@@ -107,6 +108,9 @@ class LogQuestion:
 
 Question = ListQuestion | HttpQuestion | ProbeQuestion | LogQuestion
 
+#: Bytes, or a file's that are not read before they are used.
+Body = bytes | mmap
+
 
 def question_from_json(request: Mapping[str, Any]) -> Question:
     """Read a question as a line of a bundle's index has it; unknown fields are ignored.
@@ -153,9 +157,14 @@ class Answer:
     taken_at: datetime
     elapsed_ms: float
     status: int | None = None
-    body: bytes | None = None
+    body: Body | None = None
     error: str | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def content(self) -> bytes:
+        """The body as bytes in memory; empty when there is none."""
+        return bytes(self.body or b"")
 
     @property
     def refused(self) -> bool:

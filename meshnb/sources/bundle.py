@@ -270,7 +270,7 @@ def _write(archive: zipfile.ZipFile, source: Source, answers: Iterable[Answer]) 
             if answer.error is not None:
                 line["error"] = answer.error
             elif answer.body:
-                body, counts = redact(answer.question, answer.body)
+                body, counts = redact(answer.question, answer.content)
                 for what, count in counts.items():
                     redacted[what] = redacted.get(what, 0) + count
                 line["file"] = _unused(_file_name(answer.question), names)

@@ -21,17 +21,22 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from meshnb.errors import CatalogueError, NotRecorded, UsageError, nearest
 from meshnb.sources.base import (
     Answer,
+    Body,
     HttpQuestion,
     ListQuestion,
     LogQuestion,
@@ -44,11 +49,25 @@ from meshnb.sources.base import (
 
 Json = Any
 Row = dict[str, Any]
-Reader = Callable[[Json, Question, "Facts"], Iterator[Row]]
-Derivation = Callable[["Facts"], Iterator[tuple[Question, Row]]]
+Decode = Callable[[Body], Any]
+Reader = Callable[[Json, Question, "Facts"], Iterator["Row | Block"]]
+Derivation = Callable[["Facts"], Iterator[tuple[Question, "Row | Block"]]]
+_R = TypeVar("_R", bound="Row | Block")
+
+#: So many rows are turned into columns at a time.
+_BATCH = 1000
 
 #: pandas dtypes that a column may have. Times are UTC; "object" holds tuples, lists or dicts.
 DTYPES = ("string", "boolean", "Int64", "Float64", "datetime64[us, UTC]", "object")
+
+
+#: What reading JSON raises when it is none, or nested too deeply.
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_json(body: Body) -> Json:
+    """Return JSON as dicts, lists and plain values. Raises one of ``NOT_JSON``."""
+    return msgspec.json.decode(body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +109,15 @@ class Got:
     """Asks for a page on a port of each pod that has it; the reader gets the decoded JSON, or text.
 
     ``path`` is the beginning of the path. ``proxies`` says that each sidecar and gateway should
-    have been asked: one that was not is a gap.
+    have been asked: one that was not is a gap. ``decode`` is for pages too large to be decoded as
+    a whole; it raises what :func:`decode_json` raises.
     """
 
     port: int
     path: str
     proxies: bool = False
     text: bool = False
+    decode: Decode = decode_json
 
     def __str__(self) -> str:
         """Return the question in words."""
@@ -143,6 +164,18 @@ class Gap:
     def __str__(self) -> str:
         """Return one readable sentence without its full stop."""
         return f"{self.question}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Many rows at once: a tuple of values per row, and what all rows have in common.
+
+    For documents of ten thousands of rows, where a dict for each would take most of the time.
+    """
+
+    names: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+    shared: Row
 
 
 @dataclass(slots=True)
@@ -211,8 +244,8 @@ class Table:
         self._derivation = derivation
         return derivation
 
-    def rows(self, facts: Facts) -> Iterator[tuple[Question, Row]]:
-        """Yield each row with the question it was read from."""
+    def rows(self, facts: Facts) -> Iterator[tuple[Question, Row | Block]]:
+        """Yield each row, or many at once, with the question it was read from."""
         if self._derivation is not None:
             yield from self._derivation(facts)
         elif self._reader is not None:
@@ -221,45 +254,87 @@ class Table:
         else:
             raise CatalogueError(f"Table {self.name} has no reader.")
 
-    def frame(self, rows: Iterable[tuple[Question, Row]]) -> pd.DataFrame:
+    def frame(self, rows: Iterable[tuple[Question, Row | Block]]) -> pd.DataFrame:
         """Return rows as a DataFrame with exactly this table's columns and dtypes."""
         values: dict[str, list[Any]] = {name: [] for name in self.columns}
-        known = self.columns.keys()
-        titles: dict[Question, str] = {}
-        for question, row in rows:
-            if not row.keys() <= known:
+        asked, title = None, ""
+        for question, count, found in _columns(rows):
+            if not found.keys() < self.columns.keys():
                 raise CatalogueError(
-                    f"Table {self.name} yields undeclared columns {sorted(row.keys() - known)}."
+                    f"Table {self.name} yields undeclared columns "
+                    f"{sorted(found.keys() - self.columns.keys())}."
                 )
-            title = titles.get(question)
-            if title is None:
-                title = titles[question] = str(question)
-            for name, column in values.items():
-                column.append(title if name == "question" else row.get(name))
+            if question is not asked:
+                asked, title = question, str(question)
+            for name in values:
+                values[name] += found.get(name) or [title if name == "question" else None] * count
         return pd.DataFrame(
-            {name: _typed(values[name], column.dtype) for name, column in self.columns.items()}
+            {name: _typed(values[name], column.dtype) for name, column in self.columns.items()},
+            copy=False,  # the arrays are its own
         )
 
 
-def _decode(body: bytes) -> Any:
-    """Read JSON. Of a large document the garbage collector would take most of the time."""
+def _columns(
+    rows: Iterable[tuple[Question, Row | Block]],
+) -> Iterator[tuple[Question, int, Mapping[str, Sequence[Any]]]]:
+    """Yield the columns of some rows of one question at a time, with the number of rows.
+
+    Not of all rows at once, so that they need not be held beside the columns.
+    """
+    for question, of_one in groupby(rows, key=itemgetter(0)):
+        together = (row for _, row in of_one)
+        for block, some in groupby(together, key=lambda row: isinstance(row, Block)):
+            if block:
+                for many in some:
+                    assert isinstance(many, Block)
+                    columns = zip(*many.rows, strict=True)
+                    found = dict(zip(many.names, columns, strict=False))
+                    shared = {name: [value] * len(many.rows) for name, value in many.shared.items()}
+                    yield question, len(many.rows), {**found, **shared}
+            else:
+                while batch := [row for row in islice(some, _BATCH) if not isinstance(row, Block)]:
+                    names: set[str] = set().union(*batch)
+                    yield (
+                        question,
+                        len(batch),
+                        {name: [row.get(name) for row in batch] for name in names},
+                    )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: of large documents and tables it would take most time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return msgspec.json.decode(body)
+        yield
     finally:
         if collecting:
             gc.enable()
 
 
 def _typed(values: list[Any], dtype: str) -> Any:
+    kinds = set(map(type, values))
     if dtype == "object":
         return pd.Series(values, dtype=object)
     if dtype.startswith("datetime"):
-        return pd.Series(pd.DatetimeIndex([moment(value) for value in values], dtype=dtype))
-    clean = _CLEAN[dtype]
+        if not kinds <= {str, _NOTHING}:
+            return pd.Series(pd.DatetimeIndex([moment(value) for value in values], dtype=dtype))
+        # Many resources are taken over at once, so the same times come often.
+        codes, texts = pd.factorize(np.array(values, dtype=object))
+        moments = pd.DatetimeIndex([*map(moment, texts), None], dtype=dtype)
+        return pd.Series(moments.take(codes))  # the code of no text is -1, the last
     name: Any = dtype  # the stubs know each name of a dtype, but not a variable that holds one
-    return pd.array([None if value is None else clean(value) for value in values], dtype=name)
+    if kinds <= {_NOTHING}:
+        return pd.array([None], dtype=name).repeat(len(values))
+    if dtype == "Int64" and kinds <= {int, _NOTHING}:
+        with suppress(OverflowError):
+            numbers = np.array([0 if value is None else value for value in values], dtype="int64")
+            return pd.arrays.IntegerArray(numbers, np.array([value is None for value in values]))
+    if not kinds <= _CLEANED[dtype]:
+        clean = _CLEAN[dtype]
+        values = [None if value is None else clean(value) for value in values]
+    return pd.array(values, dtype=name)
 
 
 def _text(value: Any) -> str:
@@ -295,6 +370,14 @@ _CLEAN: Mapping[str, Callable[[Any], Any]] = {
     "Float64": _real,
     "boolean": _truth,
 }
+_NOTHING = type(None)
+#: Types that need no cleaning. Whole numbers may, because not all of them fit into 64 bits.
+_CLEANED: Mapping[str, frozenset[type]] = {
+    "string": frozenset({str, _NOTHING}),
+    "Int64": frozenset({_NOTHING}),
+    "Float64": frozenset({float, _NOTHING}),
+    "boolean": frozenset({bool, _NOTHING}),
+}
 
 
 def moment(value: Any) -> datetime | None:
@@ -326,15 +409,22 @@ def dig(document: Json, *path: str | int, default: Any = None) -> Any:
     return default if value is None else value
 
 
+# These two are called more often than anything else, so they walk objects themselves.
+
+
 def items(document: Json, *path: str | int) -> list[Any]:
     """Return the list at a path, or an empty list where there is none."""
-    value = dig(document, *path)
+    value = document
+    for step in path:
+        value = value.get(step) if type(value) is dict else dig(value, step)
     return value if isinstance(value, list) else []
 
 
 def mapping(document: Json, *path: str | int) -> Mapping[str, Any]:
     """Return the object at a path, or an empty one where there is none."""
-    value = dig(document, *path)
+    value = document
+    for step in path:
+        value = value.get(step) if type(value) is dict else dig(value, step)
     return value if isinstance(value, dict) else {}
 
 
@@ -353,7 +443,7 @@ class Facts:
     _built: dict[str, _Built] = field(default_factory=dict)
     _open: list[_Built] = field(default_factory=list)
     _answers: dict[Question, Answer] = field(default_factory=dict)
-    _documents: dict[Question, Any] = field(default_factory=dict)
+    _documents: dict[tuple[Question, Decode], Any] = field(default_factory=dict)
     _questions: tuple[Question, ...] = ()
     _titles: dict[str, Question] = field(default_factory=dict)
 
@@ -388,7 +478,8 @@ class Facts:
             built = _Built(pd.DataFrame(), {}, {})
             self._open.append(built)
             try:
-                built.frame = table.frame(table.rows(self))
+                with _uncollected():
+                    built.frame = table.frame(table.rows(self))
             finally:
                 self._open.pop()
             built.frame.attrs["table"] = name
@@ -490,16 +581,18 @@ class Facts:
             elif state == "answered":
                 yield answer
 
-    def document(self, answer: Answer, *, text: bool = False) -> Any:
+    def document(self, answer: Answer, *, text: bool = False, decode: Decode = decode_json) -> Any:
         """Return a body as text, or as JSON, decoded once; None when it is no JSON."""
         if text:
-            return (answer.body or b"").decode("utf-8", "replace")
-        if answer.question not in self._documents:
+            return answer.content.decode("utf-8", "replace")
+        key = answer.question, decode
+        if key not in self._documents:
             try:
-                self._documents[answer.question] = _decode(answer.body or b"")
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                self._documents[answer.question] = error
-        document = self._documents[answer.question]
+                with _uncollected():
+                    self._documents[key] = decode(answer.body or b"")
+            except NOT_JSON as error:
+                self._documents[key] = error
+        document = self._documents[key]
         if isinstance(document, Exception):
             self.gap(answer.question, "unreadable", f"is not JSON: {document}")
             return None
@@ -524,12 +617,15 @@ class Facts:
             yield from self.objects(selector)
             return
         text = isinstance(selector, Logged) or selector.text
+        decode = selector.decode if isinstance(selector, Got) else decode_json
         for answer in self.answers(selector):
-            document = self.document(answer, text=text)
+            document = self.document(answer, text=text, decode=decode)
             if document is not None:
                 yield answer.question, document
 
-    def read(self, selector: Selector, reader: Reader) -> Iterator[tuple[Question, Row]]:
+    def read(
+        self, selector: Selector, reader: Callable[[Json, Question, Facts], Iterator[_R]]
+    ) -> Iterator[tuple[Question, _R]]:
         """Yield the rows of each document; one of an unexpected shape costs only its own rows."""
         for question, document in self.documents(selector):
             try:
@@ -542,6 +638,7 @@ class Facts:
                 AttributeError,
                 ValueError,
                 OverflowError,
+                *NOT_JSON,
             ) as error:
                 self.gap(
                     question,

@@ -9,11 +9,11 @@ from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Json, Row, Table, dig, items, mapping
 from meshnb.tables.envoy import (
     CONFIG_DUMP,
+    entries,
     istio_config,
     management,
     milliseconds,
     proxy_of,
-    section,
     tls_context,
 )
 
@@ -61,6 +61,7 @@ CLUSTERS = Table(
 )
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
 _STATES = {
     "dynamic_active_clusters": "active",
     "static_clusters": "static",
@@ -70,35 +71,33 @@ _STATES = {
 
 @CLUSTERS.reads
 def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Row]:
-    found = section(dump, "ClustersConfigDump", question, facts)
-    entries = [
-        (
-            state,
-            entry,
-            mapping(entry, "cluster") or mapping(entry, "error_state", "failed_configuration"),
-        )
-        for part, state in _STATES.items()
-        for entry in items(found, part)
+    proxy = proxy_of(question)
+    rows = [
+        {"proxy": proxy, "state": _STATES[field], **_row(mapping(entry))}
+        for field, entry in entries(dump, "ClustersConfigDump", _STATES, question, facts)
     ]
-    entries.sort(key=lambda entry: _order(str(dig(entry[2], "name", default=""))))
-    for state, entry, cluster in entries:
-        yield {
-            "proxy": proxy_of(question),
-            **_names(str(dig(cluster, "name", default=""))),
-            "type": dig(cluster, "type") or dig(cluster, "cluster_type", "name") or "STATIC",
-            "destination_rule": management(istio_config(cluster)),
-            "state": state,
-            **_tls(cluster),
-            "protocol": _protocol(cluster),
-            "connect_timeout_ms": milliseconds(dig(cluster, "connect_timeout")),
-            "lb_policy": dig(cluster, "lb_policy", default="ROUND_ROBIN"),
-            **_circuit_breaker(cluster),
-            "outlier": dig(cluster, "outlier_detection"),
-            "last_updated": dig(entry, "last_updated"),
-            "version": dig(entry, "version_info"),
-            "istio_config": istio_config(cluster),
-            "error": dig(entry, "error_state", "details"),
-        }
+    rows.sort(key=lambda row: _order(row["cluster"]))
+    yield from rows
+
+
+def _row(entry: Mapping[str, Any]) -> Row:
+    cluster = mapping(entry, "cluster") or mapping(entry, "error_state", "failed_configuration")
+    config = istio_config(cluster)
+    return {
+        **_names(str(cluster.get("name") or "")),
+        "type": cluster.get("type") or dig(cluster, "cluster_type", "name") or "STATIC",
+        "destination_rule": management(config),
+        **_tls(cluster),
+        "protocol": _protocol(cluster),
+        "connect_timeout_ms": milliseconds(cluster.get("connect_timeout")),
+        "lb_policy": cluster.get("lb_policy") or "ROUND_ROBIN",
+        **_circuit_breaker(cluster),
+        "outlier": cluster.get("outlier_detection"),
+        "last_updated": entry.get("last_updated"),
+        "version": entry.get("version_info"),
+        "istio_config": config,
+        "error": dig(entry, "error_state", "details"),
+    }
 
 
 def _parse(name: str) -> tuple[str, str, str, int]:
@@ -182,13 +181,6 @@ def _protocol(cluster: Mapping[str, Any]) -> str:
 def _circuit_breaker(cluster: Mapping[str, Any]) -> Row:
     for threshold in items(cluster, "circuit_breakers", "thresholds"):
         if dig(threshold, "priority", default="DEFAULT") == "DEFAULT":
-            return {
-                limit: dig(threshold, limit)
-                for limit in (
-                    "max_connections",
-                    "max_pending_requests",
-                    "max_requests",
-                    "max_retries",
-                )
-            }
+            limits = mapping(threshold)
+            return {limit: limits.get(limit) for limit in _LIMITS}
     return {}

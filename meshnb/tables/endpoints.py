@@ -6,19 +6,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Got, Json, Row, Table, dig, items, mapping
-from meshnb.tables.envoy import address_port, proxy_of
+from meshnb.tables.base import Block, Column, Facts, Got, Json, Row, Table, dig, items, mapping
+from meshnb.tables.envoy import CONFIG_DUMP, chosen_dumps, entries, proxy_of
+
+_CLUSTERS = Got(15000, "/clusters?format=json", proxies=True)
 
 ENDPOINTS = Table(
     name="endpoints",
     grain="one row per proxy, cluster and endpoint",
-    asks=Got(15000, "/clusters?format=json", proxies=True),
+    asks=(_CLUSTERS, CONFIG_DUMP),
     istioctl="istioctl proxy-config endpoint POD.NAMESPACE",
     columns={
         "proxy": Column("string", "the proxy as pod.namespace", key=True),
         "endpoint": Column("string", "address:port, unix://PATH or envoy://LISTENER/ID", key=True),
         "status": Column("string", "health as istiod told it: HEALTHY, UNHEALTHY, DRAINING, …"),
-        "outlier_check": Column("string", "FAILED while outlier detection has it ejected, else OK"),
+        "outlier_check": Column(
+            "string", "FAILED while outlier detection has it ejected, else OK; NA in a config dump"
+        ),
         "cluster": Column("string", "full name of the cluster", key=True),
         "address": Column("string", "address, or path of a pipe"),
         "port": Column("Int64", "port; NA for a pipe or an internal listener"),
@@ -38,9 +42,20 @@ ENDPOINTS = Table(
         "connections_active": Column("Int64", "connections open now"),
         "connections_failed": Column("Int64", "connections that could not be made"),
         "hostname": Column("string", "host name, where it was found by DNS"),
+        "origin": Column(
+            "string",
+            "clusters (what the proxy uses, with counters) or config dump (what istiod assigned to"
+            " it, for a proxy that was not asked for its clusters)",
+        ),
     },
 )
 
+_ASSIGNMENTS = ("dynamic_endpoint_configs", "static_endpoint_configs")
+#: What both pages say of an endpoint.
+_NAMES = (
+    *("address", "port", "endpoint", "cluster", "status", "weight", "hostname"),
+    *("region", "zone", "priority"),
+)
 _COUNTERS = {
     "rq_total": "requests",
     "rq_success": "requests_ok",
@@ -51,38 +66,82 @@ _COUNTERS = {
 }
 
 
-@ENDPOINTS.reads
-def _rows(page: Json, question: Question, facts: Facts) -> Iterator[Row]:
+@ENDPOINTS.derives
+def _rows(facts: Facts) -> Iterator[tuple[Question, Block]]:
+    yield from facts.read(_CLUSTERS, _used)
+    asked = [question for question in facts.source.questions() if _CLUSTERS.matches(question)]
+    known = {proxy_of(question) for question in asked}
+    dumps = [
+        question
+        for question in facts.source.questions()
+        if CONFIG_DUMP.matches(question) and proxy_of(question) not in known
+    ]
+    if dumps:
+        yield from facts.read(chosen_dumps(dumps), _assigned)
+
+
+def _used(page: Json, question: Question, facts: Facts) -> Iterator[Block]:
     if not isinstance(dig(page, "cluster_statuses", default=[]), list):
         raise ValueError("cluster_statuses is no list")
-    pods = pods_by_address(facts)
-    found = [
-        (_address(dig(host, "address")), str(dig(status, "name", default="")), host)
-        for status in items(page, "cluster_statuses")
-        for host in items(status, "host_statuses")
-    ]
-    found.sort(key=lambda entry: (entry[0][0], entry[0][1] or 0, entry[1]))
-    for (address, port), cluster, host in found:
-        namespace, pod = pods.get(address, (None, None))
-        health = mapping(host, "health_status")
-        yield {
-            "proxy": proxy_of(question),
-            "endpoint": address if port is None else f"{address}:{port}",
-            "status": health.get("eds_health_status", "UNKNOWN"),
-            "outlier_check": "FAILED" if health.get("failed_outlier_check") is True else "OK",
-            "cluster": cluster,
-            "address": address,
-            "port": port,
-            "pod_namespace": namespace,
-            "pod": pod,
-            "weight": dig(host, "weight"),
-            "priority": dig(host, "priority", default=0),
-            "region": dig(host, "locality", "region"),
-            "zone": dig(host, "locality", "zone"),
-            "health_flags": tuple(name for name, value in health.items() if value is True),
-            **_counters(host),
-            "hostname": dig(host, "hostname"),
-        }
+    values = []
+    for status in items(page, "cluster_statuses"):
+        cluster = str(dig(status, "name", default=""))
+        for host in map(mapping, items(status, "host_statuses")):
+            health = mapping(host, "health_status")
+            locality = mapping(host, "locality")
+            counted = _counted(host)
+            values.append(
+                (
+                    *_address(host.get("address")),
+                    cluster,
+                    health.get("eds_health_status", "UNKNOWN"),
+                    host.get("weight"),
+                    host.get("hostname"),
+                    locality.get("region"),
+                    locality.get("zone"),
+                    host.get("priority", 0),
+                    "FAILED" if health.get("failed_outlier_check") is True else "OK",
+                    tuple(name for name, value in health.items() if value is True),
+                    *(counted.get(name) for name in _COUNTERS),
+                )
+            )
+    names = (*_NAMES, "outlier_check", "health_flags", *_COUNTERS.values())
+    yield _block(names, values, {"proxy": proxy_of(question), "origin": "clusters"}, facts)
+
+
+def _assigned(dump: Json, question: Question, facts: Facts) -> Iterator[Block]:
+    values = []
+    for _, entry in entries(dump, "EndpointsConfigDump", _ASSIGNMENTS, question, facts):
+        assignment = mapping(entry, "endpoint_config")
+        cluster = str(assignment.get("cluster_name") or "")
+        for group in map(mapping, items(assignment, "endpoints")):
+            locality = mapping(group, "locality")
+            place = (locality.get("region"), locality.get("zone"), group.get("priority", 0))
+            for held in map(mapping, items(group, "lb_endpoints")):
+                endpoint = mapping(held, "endpoint")
+                values.append(
+                    (
+                        *_address(endpoint.get("address")),
+                        cluster,
+                        held.get("health_status", "UNKNOWN"),
+                        held.get("load_balancing_weight"),
+                        endpoint.get("hostname"),
+                        *place,
+                    )
+                )
+    shared = {"proxy": proxy_of(question), "origin": "config dump", "health_flags": ()}
+    yield _block(_NAMES, values, shared, facts)
+
+
+def _block(
+    names: tuple[str, ...], values: list[tuple[Any, ...]], shared: Row, facts: Facts
+) -> Block:
+    """Return the rows in istioctl's order, with the pod behind each address."""
+    values.sort(key=lambda row: (row[0], row[1] or 0, row[3]))
+    if pods := pods_by_address(facts):
+        names = (*names, "pod_namespace", "pod")
+        values = [row + pods.get(row[0], (None, None)) for row in values]
+    return Block(names, values, shared)
 
 
 def pods_by_address(facts: Facts) -> Mapping[str, tuple[str, str]]:
@@ -105,20 +164,26 @@ def pods_by_address(facts: Facts) -> Mapping[str, tuple[str, str]]:
     }
 
 
-def _address(address: Json) -> tuple[str, int | None]:
+def _address(address: Json) -> tuple[str, int | None, str]:
+    """Return address, port, and both together."""
+    if socket := mapping(address, "socket_address"):
+        host, port = str(socket.get("address") or ""), socket.get("port_value")
+        return (
+            (host, port, f"{host}:{port}") if isinstance(port, int) and port else (host, None, host)
+        )
+    host = ""
     if path := dig(address, "pipe", "path"):
-        return f"unix://{path}", None
-    internal = mapping(address, "envoy_internal_address")
-    if internal:
+        host = f"unix://{path}"
+    elif internal := mapping(address, "envoy_internal_address"):
         name = dig(internal, "server_listener_name", default="")
-        return f"envoy://{name}/{dig(internal, 'endpoint_id', default='')}", None
-    return str(dig(address, "socket_address", "address", default="")), address_port(address) or None
+        host = f"envoy://{name}/{dig(internal, 'endpoint_id', default='')}"
+    return host, None, host
 
 
-def _counters(host: Json) -> dict[str, Any]:
-    counted: dict[str, Any] = {}
-    for stat in items(host, "stats"):
-        column = _COUNTERS.get(str(dig(stat, "name")))
-        if column is not None:
-            counted[column] = dig(stat, "value", default=0)  # JSON leaves a zero out
+def _counted(host: Json) -> Mapping[str, Any]:
+    counted = {}
+    for stat in map(mapping, items(host, "stats")):
+        name = stat.get("name")
+        if isinstance(name, str):
+            counted[name] = stat.get("value", 0)  # JSON leaves a zero out
     return counted

@@ -7,14 +7,115 @@ is that of ``envoy.admin.v3.ConfigDump`` (https://www.envoyproxy.io/docs/envoy/l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from mmap import mmap
 from typing import Any
 
-from meshnb.sources.base import HttpQuestion, LogQuestion, ProbeQuestion, Question
-from meshnb.tables.base import Facts, Got, Json, dig, items, mapping
+import msgspec
+
+from meshnb.sources.base import Body, HttpQuestion, LogQuestion, ProbeQuestion, Question
+from meshnb.tables.base import NOT_JSON, Facts, Got, Json, decode_json, dig, items, mapping
+
+_Part = dict[str, msgspec.Raw]
+
+
+class _Envelope(msgspec.Struct):
+    # The alternatives are all that JSON has: an odd part is passed over, not a reason to fail.
+    configs: list[_Part | list[Any] | str | int | float | bool | None]
+
+
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
+_ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
+_ENTRY = msgspec.json.Decoder()
+
+
+class ConfigDump:
+    """An Envoy's config dump, taken apart into sections, which are read when they are asked for.
+
+    A dump can have 200 MB, of which a table needs a part; as dicts and lists all of it would take
+    several times its size in memory.
+    """
+
+    def __init__(self, body: Body, parts: list[_Part]) -> None:
+        """Keep the body, and of each section its fields as JSON."""
+        self._body = body
+        self._parts = [
+            (str(_ENTRY.decode(part["@type"])).rpartition(".")[2], part)
+            for part in parts
+            if "@type" in part
+        ]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no section at all."""
+        return not self._parts
+
+    def has(self, name: str) -> bool:
+        """Whether there is a section of this name, such as ``ClustersConfigDump``."""
+        return any(found == name for found, _ in self._parts)
+
+    def sections(self, name: str) -> list[Mapping[str, Any]]:
+        """Return each section of this name, decoded. Raises one of ``NOT_JSON``."""
+        self._check()
+        return [
+            {field: _ENTRY.decode(raw) for field, raw in part.items()}
+            for found, part in self._parts
+            if found == name
+        ]
+
+    def entries(self, name: str, field: str) -> Iterator[Json]:
+        """Yield what the first section of this name lists in a field, decoded one by one.
+
+        Raises one of ``NOT_JSON``.
+        """
+        self._check()
+        part = next((part for found, part in self._parts if found == name), {})
+        try:
+            listed = _ENTRIES.decode(part.get(field, b"[]"))
+        except msgspec.ValidationError:
+            return  # it is no list
+        for entry in listed:
+            yield _ENTRY.decode(entry)
+
+    def _check(self) -> None:
+        # Memory that a file no longer stands behind must not be touched: the process would end.
+        if isinstance(self._body, mmap) and self._body.size() < len(self._body):
+            raise msgspec.DecodeError("the file became shorter since it was opened")
+
+
+def read_dump(body: Body) -> ConfigDump | Json:
+    """Return the config dump of an Envoy; any other JSON, such as a ztunnel's dump, as it is.
+
+    Raises one of ``NOT_JSON``.
+    """
+    try:
+        configs = _ENVELOPE.decode(body).configs
+    except msgspec.ValidationError:
+        return decode_json(body)
+    return ConfigDump(body, [part for part in configs if isinstance(part, dict)])
+
 
 #: The question that most tables of proxies ask.
-CONFIG_DUMP = Got(15000, "/config_dump", proxies=True)
+CONFIG_DUMP = Got(15000, "/config_dump", proxies=True, decode=read_dump)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen(Got):
+    questions: frozenset[Question] = frozenset()
+
+    def matches(self, question: Question) -> bool:
+        return question in self.questions
+
+
+def chosen_dumps(questions: Iterable[Question]) -> Got:
+    """Return a selector that asks for these config dumps only."""
+    return _Chosen(
+        CONFIG_DUMP.port, CONFIG_DUMP.path, decode=read_dump, questions=frozenset(questions)
+    )
+
 
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)s")
 _CONFIG_PREFIX = "/apis/networking.istio.io/"
@@ -24,53 +125,84 @@ _ZTUNNEL_KEYS = frozenset({"certificates", "policies", "services", "workloads"})
 def proxy_of(question: Question) -> str:
     """Return the proxy that a question went to, as ``pod.namespace``, the name istiod gives it."""
     if isinstance(question, HttpQuestion | LogQuestion | ProbeQuestion):
-        return f"{question.pod}.{question.namespace}"
+        # A saved page does not always say where its proxy is.
+        return f"{question.pod}.{question.namespace}".removesuffix(".")
     return ""
 
 
-def section(dump: Json, name: str, question: Question, facts: Facts) -> Mapping[str, Any]:
-    """Return one part of a config dump, such as ``ClustersConfigDump``.
+def section(
+    dump: ConfigDump | Json, name: str, question: Question, facts: Facts
+) -> Mapping[str, Any]:
+    """Return one section of a config dump, such as ``BootstrapConfigDump``, decoded as a whole.
 
     It is empty for a ztunnel, which answers the same question with another document, and, with a
-    gap noted, where an Envoy should have the part and has not.
+    gap noted, where an Envoy should have the section and has not.
     """
-    configs = dig(dump, "configs")
-    if not isinstance(configs, list):
+    if not _has(dump, name, question, facts):
+        return {}
+    found: Mapping[str, Any] = dump.sections(name)[0]
+    return found
+
+
+def entries(
+    dump: ConfigDump | Json, name: str, fields: Iterable[str], question: Question, facts: Facts
+) -> Iterator[tuple[str, Json]]:
+    """Yield what a section of a config dump lists in some fields, each with its field's name.
+
+    One entry is decoded at a time: for sections that are large in a large mesh. Otherwise it is as
+    :func:`section`.
+    """
+    if _has(dump, name, question, facts):
+        for field in fields:
+            for entry in dump.entries(name, field):
+                yield field, entry
+
+
+def _has(dump: ConfigDump | Json, name: str, question: Question, facts: Facts) -> bool:
+    if not isinstance(dump, ConfigDump):
         if not is_ztunnel(dump):
             facts.gap(
                 question, "unreadable", "is no config dump of Envoy: it has no list of configs"
             )
-        return {}
-    for config in configs:
-        if str(dig(config, "@type", default="")).endswith(f".{name}"):
-            return mapping(config)
-    facts.gap(question, "unreadable", f"has no {name}")
-    return {}
+        return False
+    if not dump.has(name):
+        facts.gap(question, "unreadable", f"has no {name}")
+        return False
+    return True
 
 
-def is_ztunnel(dump: Json) -> bool:
+def is_ztunnel(dump: ConfigDump | Json) -> bool:
     """Whether a config dump is that of a ztunnel, which has other keys than Envoy's."""
     return isinstance(dump, Mapping) and "configs" not in dump and bool(_ZTUNNEL_KEYS & dump.keys())
 
 
-def sections(dump: Json, name: str) -> list[Mapping[str, Any]]:
-    """Return each part of a config dump of one kind, for kinds that may be there often or never."""
-    return [
-        mapping(config)
-        for config in items(dump, "configs")
-        if str(dig(config, "@type", default="")).endswith(f".{name}")
-    ]
+def sections(dump: ConfigDump | Json, name: str) -> list[Mapping[str, Any]]:
+    """Return each section of one name, for names that may be there often or never."""
+    return dump.sections(name) if isinstance(dump, ConfigDump) else []
+
+
+def node_of(dump: ConfigDump | Json) -> Mapping[str, Any]:
+    """Return what an Envoy says of itself in its bootstrap; empty where that cannot be read."""
+    with suppress(*NOT_JSON):
+        for found in sections(dump, "BootstrapConfigDump"):
+            return mapping(found, "bootstrap", "node")
+    return {}
 
 
 def milliseconds(duration: Json) -> float | None:
     """Return a protobuf duration in JSON, such as ``0.250s``, in milliseconds; else None."""
-    found = _DURATION.fullmatch(duration) if isinstance(duration, str) else None
+    return _milliseconds(duration) if isinstance(duration, str) else None
+
+
+@lru_cache(maxsize=256)  # a mesh has few different ones, which come often
+def _milliseconds(duration: str) -> float | None:
+    found = _DURATION.fullmatch(duration)
     return float(found[1]) * 1000 if found else None
 
 
 def istio_config(resource: Json) -> str | None:
     """Return the API path of the Istio object that an Envoy resource was made from."""
-    config = dig(resource, "metadata", "filter_metadata", "istio", "config")
+    config = mapping(resource, "metadata", "filter_metadata", "istio").get("config")
     return config if isinstance(config, str) else None
 
 
@@ -96,20 +228,21 @@ def address_text(address: Json) -> str | None:
 
 def address_port(address: Json) -> int:
     """Return the port of an Envoy address; 0 where it has none."""
-    port = dig(address, "socket_address", "port_value")
+    port = mapping(address, "socket_address").get("port_value")
     return port if isinstance(port, int) else 0
 
 
 def match_text(match: Json) -> str:
     """Return a route's match on the path as istioctl prints it; headers are left out."""
+    fields = mapping(match)
     parts = []
-    if prefix := dig(match, "prefix"):
+    if prefix := fields.get("prefix"):
         parts.append(f"{prefix}*")
-    if separated := dig(match, "path_separated_prefix"):
+    if separated := fields.get("path_separated_prefix"):
         parts.append(f"PathPrefix:{separated}")
-    if path := dig(match, "path"):
+    if path := fields.get("path"):
         parts.append(str(path))
-    if "safe_regex" in mapping(match):
+    if "safe_regex" in fields:
         parts.append(f"regex {dig(match, 'safe_regex', 'regex', default='')}")
     return " ".join(parts)
 

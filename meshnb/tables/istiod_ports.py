@@ -136,7 +136,7 @@ def _read(facts: Facts, answer: Answer) -> Row:
     row: Row = {"answers": True, "elapsed_ms": answer.elapsed_ms}
     if isinstance(answer.question, HttpQuestion):
         failed = answer.status is not None and answer.status >= 400
-        said = (answer.body or b"").decode("utf-8", "replace").strip() or answer.error
+        said = answer.content.decode("utf-8", "replace").strip() or answer.error
         row["how"] = f"HTTP {answer.status}" + (f": {said}" if failed and said else "")
         return row
     if not isinstance(answer.question, ProbeQuestion):
@@ -156,7 +156,7 @@ def _read(facts: Facts, answer: Answer) -> Row:
 
 def _certificate(facts: Facts, answer: Answer) -> Row:
     try:
-        certificate = read_first_certificate(answer.body or b"")
+        certificate = read_first_certificate(answer.content)
     except ValueError as error:
         facts.gap(answer.question, "unreadable", f"has a chain that cannot be used: {error}")
         return {}

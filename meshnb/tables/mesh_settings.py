@@ -64,11 +64,11 @@ def _from_config_map(config_map: Json, question: Question, facts: Facts) -> Iter
     text = dig(config_map, "data", "mesh")
     if not isinstance(text, str) or not (name == "istio" or str(name).startswith("istio-")):
         return
-    for setting, value in _settings(_parse(text)):
+    for setting, value in _settings(parse_yaml(text)):
         yield {"istiod": f"configmap/{namespace}/{name}", "setting": setting, "value": value}
 
 
-def _parse(text: str) -> Json:
+def parse_yaml(text: str) -> Json:
     """Read YAML. Raises ValueError when it is none, or when it has aliases.
 
     A few aliases of aliases unfold to a document of any size, and no MeshConfig needs them.

@@ -12,7 +12,7 @@ import yaml
 from meshnb.errors import NotRecorded
 from meshnb.sources.base import Answer, HttpQuestion, Question
 from meshnb.tables.base import Column, Facts, Got, Listed, Row, Table, dig, items, mapping
-from meshnb.tables.envoy import CONFIG_DUMP, proxy_of
+from meshnb.tables.envoy import CONFIG_DUMP, ConfigDump, node_of, proxy_of
 
 _SERVER_INFO = Got(15000, "/server_info", proxies=True)
 _CONNECTIONS = Got(15014, "/debug/connections")
@@ -78,9 +78,8 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
         proxy = str(row["proxy"])
         document = documents.get((str(row["namespace"]), str(row["pod"])), {})
         question, dump = dumps.get(proxy, (facts.question(str(title)), None))
-        configs = items(dump, "configs")
-        nodes = (mapping(config, "bootstrap", "node") for config in configs)
-        node: Mapping[str, Any] = next(filter(None, nodes), {})
+        answered = isinstance(dump, ConfigDump) and not dump.empty
+        node = node_of(dump)
         proxied = trust_domains.get(proxy)
         yield (
             question,
@@ -94,8 +93,8 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
                 **_process(facts, infos.get(proxy), node),
                 **_readiness(facts, asked, proxy),
                 **connections.get(proxy, {}),
-                "answered": bool(configs),
-                "silent_because": None if configs else _why_silent(facts, asked, proxy),
+                "answered": answered,
+                "silent_because": None if answered else _why_silent(facts, asked, proxy),
             },
         )
 
@@ -197,7 +196,7 @@ def _readiness(
         for answer in _answers(facts, asked, proxy, Got(port, "/healthz/ready")):
             if answer.status == 200:
                 return {"ready": True}
-            said = (answer.body or b"").decode("utf-8", "replace").strip()
+            said = answer.content.decode("utf-8", "replace").strip()
             reason = answer.error or f"HTTP {answer.status}" + (f": {said}" if said else "")
             row = {"ready": False, "ready_error": f"{port}: {reason}"}
     return row

@@ -9,6 +9,7 @@ from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Json, Row, Table, dig, items, mapping
 from meshnb.tables.envoy import (
     CONFIG_DUMP,
+    entries,
     istio_config,
     listed,
     management,
@@ -16,7 +17,6 @@ from meshnb.tables.envoy import (
     milliseconds,
     per_filter,
     proxy_of,
-    section,
 )
 
 ROUTES = Table(
@@ -69,6 +69,9 @@ ROUTES = Table(
 #: Envoy: a route action that says nothing of a timeout has this one.
 _DEFAULT_TIMEOUT_MS = 15_000.0
 
+#: What the domain of a service may be written with or without.
+_ENDINGS = (".svc.cluster.local", ".svc")
+_STATES = {"dynamic_route_configs": "dynamic", "static_route_configs": "static"}
 _REDIRECTS = {
     "MOVED_PERMANENTLY": 301,
     "FOUND": 302,
@@ -80,15 +83,16 @@ _REDIRECTS = {
 
 @ROUTES.reads
 def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Row]:
-    found = section(dump, "RoutesConfigDump", question, facts)
-    entries = [("dynamic", entry) for entry in items(found, "dynamic_route_configs")]
-    entries += [("static", entry) for entry in items(found, "static_route_configs")]
-    for state, entry in _sorted(entries):
+    proxy = proxy_of(question)
+    found = entries(dump, "RoutesConfigDump", _STATES, question, facts)
+    for state, entry in _sorted([(_STATES[field], entry) for field, entry in found]):
         config = mapping(entry, "route_config")
+        limit_of_all = _rate_limit(config)
         for host in items(config, "virtual_hosts"):
             domains = [str(domain) for domain in items(host, "domains")]
+            inherited = {"fault": _fault(host), "rate_limit": _rate_limit(host) or limit_of_all}
             shared = {
-                "proxy": proxy_of(question),
+                "proxy": proxy,
                 "name": dig(config, "name", default=""),
                 "vhost_name": dig(host, "name", default=""),
                 "domains": _domains(domains),
@@ -99,7 +103,13 @@ def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Row]:
             }
             routes = items(host, "routes")
             for position, route in enumerate(routes):
-                yield {**shared, "position": position, **_route(mapping(route), host, config)}
+                yield {
+                    **shared,
+                    **inherited,
+                    "position": position,
+                    **_route(mapping(route), host),
+                    **_own_filters(route),
+                }
             if not routes:
                 yield {**shared, **_NO_ROUTE}
 
@@ -151,35 +161,24 @@ def _domains(domains: list[str]) -> str:
         return domains[0]
     # With a port they repeat the others; an IPv6 address in brackets has colons, too.
     plain = [d for d in domains if ":" not in d or (d.count(":") > 2 and d.endswith("]"))]
-    known = set(plain)
-    kept = [
-        domain
-        for domain in plain
-        if not any(
-            domain.endswith(ending) and domain.removesuffix(ending) in known
-            for ending in (".svc.cluster.local", ".svc")
-        )
-    ]
+    longer = {f"{domain}{ending}" for domain in plain for ending in _ENDINGS}
+    kept = [domain for domain in plain if domain not in longer]
     more = f" + {len(kept) - 2} more..." if len(kept) > 2 else ""
     return ", ".join(kept[:2]) + more
 
 
-def _route(route: Mapping[str, Any], host: Json, config: Json) -> Row:
+def _route(route: Mapping[str, Any], host: Json) -> Row:
     match = mapping(route, "match")
     action = mapping(route, "route")
+    istio = istio_config(route)
     clusters, weights = _clusters(action)
     row: Row = {
         "match": match_text(match),
-        "virtual_service": management(istio_config(route)),
+        "virtual_service": management(istio),
         "route": route.get("name"),
         "action": next((a for a in ("route", "redirect", "direct_response") if a in route), "none"),
         "clusters": clusters,
         "weights": weights,
-        "fault": per_filter(route, "envoy.filters.http.fault", "HTTPFault")
-        or per_filter(host, "envoy.filters.http.fault", "HTTPFault"),
-        "rate_limit": next(
-            filter(None, (_rate_limit(resource) for resource in (route, host, config))), None
-        ),
         "headers": listed(match, "headers"),
         "query": listed(match, "query_parameters"),
         "prefix_rewrite": action.get("prefix_rewrite"),
@@ -190,7 +189,7 @@ def _route(route: Mapping[str, Any], host: Json, config: Json) -> Row:
         ),
         "case_sensitive": match.get("case_sensitive") is not False,
         "hidden": action.get("cluster") == "PassthroughCluster",
-        "istio_config": istio_config(route),
+        "istio_config": istio,
     }
     if "route" in route:
         policy = mapping(action, "retry_policy") or mapping(host, "retry_policy")
@@ -206,6 +205,18 @@ def _route(route: Mapping[str, Any], host: Json, config: Json) -> Row:
     elif "direct_response" in route:
         row["status"] = dig(route, "direct_response", "status")
     return row
+
+
+def _own_filters(route: Json) -> Row:
+    """Return what a route itself says of filters, instead of what it inherits."""
+    if "typed_per_filter_config" not in mapping(route):
+        return {}
+    own = {"fault": _fault(route), "rate_limit": _rate_limit(route)}
+    return {name: config for name, config in own.items() if config}
+
+
+def _fault(resource: Json) -> Mapping[str, Any] | None:
+    return per_filter(resource, "envoy.filters.http.fault", "HTTPFault")
 
 
 def _rate_limit(resource: Json) -> Mapping[str, Any] | None:

@@ -6,29 +6,17 @@ left out. Lists were objects before Istio 1.23.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from meshnb.sources.base import HttpQuestion, Question
-from meshnb.tables.base import Facts, Got, Json, Reader, Row, dig, items
-from meshnb.tables.envoy import is_ztunnel
-
-_DUMP = Got(15000, "/config_dump")
+from meshnb.tables.base import Facts, Json, Row, dig, items
+from meshnb.tables.envoy import CONFIG_DUMP, chosen_dumps, is_ztunnel
 
 
-@dataclass(frozen=True, slots=True)
-class _Dumps(Got):
-    """Asks for these config dumps only."""
-
-    questions: frozenset[Question] = frozenset()
-
-    def matches(self, question: Question) -> bool:
-        """Whether a question of a source is one of these."""
-        return question in self.questions
-
-
-def read_dumps(facts: Facts, reader: Reader) -> Iterator[tuple[Question, Row]]:
+def read_dumps(
+    facts: Facts, reader: Callable[[Json, Question, Facts], Iterator[Row]]
+) -> Iterator[tuple[Question, Row]]:
     """Yield the rows of each ztunnel's config dump; notes a gap for each ztunnel without one.
 
     The dumps of Envoys are not asked for, unless Kubernetes does not say what a pod is.
@@ -43,7 +31,7 @@ def read_dumps(facts: Facts, reader: Reader) -> Iterator[tuple[Question, Row]]:
     asked = {
         (question.namespace, question.pod): question
         for question in facts.source.questions()
-        if isinstance(question, HttpQuestion) and _DUMP.matches(question)
+        if isinstance(question, HttpQuestion) and CONFIG_DUMP.matches(question)
     }
     for namespace, pod in sorted(ztunnels - asked.keys()):
         facts.gap(f"GET {namespace}/{pod}:15000/config_dump", "not asked", "was never asked")
@@ -56,7 +44,7 @@ def read_dumps(facts: Facts, reader: Reader) -> Iterator[tuple[Question, Row]]:
             facts.gap(question, "unreadable", "is no config dump of a ztunnel")
 
     if wanted:
-        yield from facts.read(_Dumps(15000, "/config_dump", questions=frozenset(wanted)), read)
+        yield from facts.read(chosen_dumps(wanted), read)
 
 
 def entries(dump: Json, key: str) -> list[Any]:

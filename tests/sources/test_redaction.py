@@ -39,7 +39,7 @@ def certificate(recordings_folder: Path) -> str:
     """Return a certificate as it stands in a Secret of a recording."""
     bundle = Bundle(recordings_folder / "healthy")
     (answer,) = bundle.ask([SECRETS])
-    for secret in json.loads(answer.body or b"")["items"]:
+    for secret in json.loads(answer.content)["items"]:
         if secret["metadata"]["name"] == "istio-ca-secret":
             return str(secret["data"]["ca-cert.pem"])
     pytest.fail("the recording has no istio-ca-secret")
@@ -141,7 +141,7 @@ def test_what_has_no_secret_stays_byte_for_byte(recordings_folder: Path) -> None
     bundle = Bundle(recordings_folder / "healthy")
     for answer in bundle.ask(bundle.questions()):
         if answer.question != SECRETS:
-            assert redact(answer.question, answer.body or b"") == (answer.body or b"", {})
+            assert redact(answer.question, answer.content) == (answer.content, {})
 
 
 def test_nothing_planted_is_found_in_a_recorded_bundle(tmp_path: Path) -> None:
@@ -166,5 +166,5 @@ def test_nothing_planted_is_found_in_a_recorded_bundle(tmp_path: Path) -> None:
     written = Bundle(target)
     assert written.manifest["redacted"] == ["private keys: 3", "secret values: 1"]
     for answer in written.ask(written.questions()):
-        assert PLANTED.encode() not in (answer.body or b"")
-        assert _encoded(PLANTED).encode() not in (answer.body or b"")
+        assert PLANTED.encode() not in answer.content
+        assert _encoded(PLANTED).encode() not in answer.content

@@ -384,7 +384,7 @@ def test_a_page_is_decoded_once(recorded: Recorded) -> None:
     facts = recorded("healthy")
     answer = facts.answer(PODS)
     assert facts.document(answer) is facts.document(answer)
-    assert facts.document(answer, text=True) == (answer.body or b"").decode()
+    assert facts.document(answer, text=True) == answer.content.decode()
 
 
 def test_what_was_never_asked_has_no_answer(recorded: Recorded) -> None:
@@ -510,26 +510,38 @@ def test_a_gap_is_a_sentence() -> None:
     assert str(Gap("LIST v1/pods", "refused", "may not")) == "LIST v1/pods: may not"
 
 
-@pytest.mark.parametrize("first", ["namespaces", "injection"])
+@pytest.mark.parametrize("first", ["webhooks", "injection", "services"])
 def test_a_table_made_from_others_has_their_gaps(first: str, tmp_path: Path) -> None:
     """Whichever of them is made first."""
-    facts = Altered("healthy", tmp_path).forget(resource="namespaces").facts()
-    facts[first]
-    wanted = Gap("list namespaces", "not asked", "was never asked")
-    assert facts.gaps("namespaces") == (wanted,)
-    assert wanted in facts.gaps("injection")
-    assert wanted not in facts.gaps("services")
-    assert facts.gaps("namespaces", "injection", "namespaces").count(wanted) == 1
-
-
-def test_a_gap_is_inherited_through_more_than_one_table(tmp_path: Path) -> None:
-    """Injection is by webhooks, and a webhook calls a Service."""
     facts = Altered("healthy", tmp_path).forget(resource="services").facts()
+    facts[first]
     wanted = Gap("list services", "not asked", "was never asked")
-    assert wanted in facts.gaps("injection")
-    assert wanted in facts.gaps("webhooks")
-    assert wanted in facts.gaps("services")
+    for name in ("services", "webhooks", "injection"):
+        assert wanted in facts.gaps(name)
     assert facts.gaps("events") == ()
+    assert facts.gaps("services", "injection", "services").count(wanted) == 1
+
+
+@pytest.mark.parametrize("first", ["inner", "middle", "outer"])
+def test_a_gap_is_inherited_through_tables_that_ask_nothing_themselves(first: str) -> None:
+    """The others are made from rows alone, long after the question was found to be missing."""
+    inner = table(name="inner", asks=Listed("nothing.io", "things"))
+    inner.reads(lambda _pod, _question, _facts: iter(()))
+    middle, outer = table(name="middle"), table(name="outer")
+
+    @middle.derives
+    def _of_inner(facts: Facts) -> Iterator[tuple[Question, Row]]:
+        yield from ((PODS, {"name": name}) for name in facts["inner"]["name"])
+
+    @outer.derives
+    def _of_middle(facts: Facts) -> Iterator[tuple[Question, Row]]:
+        yield from ((PODS, {"name": name}) for name in facts["middle"]["name"])
+
+    catalogue = {one.name: one for one in (inner, middle, outer)}
+    facts = Facts(Bundle(unpacked() / "healthy"), catalogue)
+    facts[first]
+    for name in catalogue:
+        assert [gap.question for gap in facts.gaps(name)] == ["list things.nothing.io"]
 
 
 @pytest.mark.parametrize(

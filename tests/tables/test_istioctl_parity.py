@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from meshnb.errors import NotRecorded
+from meshnb.sources import open_source
 from meshnb.sources.base import Answer, HttpQuestion, ListQuestion, Question, parse_time
 from meshnb.tables import TABLES, Facts
 from meshnb.tables.proxy_status_summary import age_text
@@ -193,6 +195,83 @@ def test_proxy_config_prints_the_same_rows_in_the_same_order(
         assert ours == theirs, file
         compared += len(ours)
     assert compared > 0
+
+
+@pytest.mark.parametrize("name", having("pc/*"))
+def test_one_saved_page_alone_gives_the_rows_that_istioctl_prints(
+    name: str, recordings_folder: Path
+) -> None:
+    """As ``istioctl proxy-config … -f FILE``; the name of the proxy is in a config dump only."""
+    compared = 0
+    index = (recordings_folder / name / "index.jsonl").read_text()
+    for entry in map(json.loads, index.splitlines()):
+        request, path = entry["request"], str(entry["request"].get("path"))
+        wanted = ("endpoint",) if path.startswith("/clusters") else ("cluster", "listener", "route")
+        folder = f"pc/{request.get('namespace')}.{request.get('pod')}"
+        if "file" not in entry or f"{folder}/cluster.txt" not in printed()[name]:
+            continue
+        if not path.startswith(("/clusters?format=json", "/config_dump")):
+            continue
+        facts = Facts(open_source(recordings_folder / name / entry["file"]))
+        for page in wanted:
+            table, headings = PAGES[page]
+            frame = _as_istioctl(table, facts[table])
+            if page != "endpoint":
+                assert set(frame["proxy"]) == {proxy_in(f"{folder}/")}
+            ours = as_printed(frame, list(headings.values()))
+            theirs = cells(printed()[name][f"{folder}/{page}.txt"], list(headings))
+            if (name, page) in SHUFFLED:
+                ours, theirs = sorted(ours), sorted(theirs)
+            assert ours == theirs, (folder, page)
+            compared += len(ours)
+    assert compared > 0
+
+
+@pytest.mark.parametrize("name", having("pc/*"))
+def test_assigned_endpoints_are_those_that_proxies_use(
+    name: str, recorded: Recorded, recordings_folder: Path
+) -> None:
+    """Of a config dump alone, endpoints are those of EDS: the same addresses, without counters.
+
+    What Envoy has found itself, by DNS or because a client asked for it, istiod has not assigned.
+    """
+    used = recorded(name)["endpoints"]
+    shown = ["endpoint", "status", "cluster"]
+    compared = 0
+    for question in recorded(name).source.questions():
+        if not isinstance(question, HttpQuestion) or not question.path.startswith("/config_dump"):
+            continue
+        answer = recorded(name).answer(question)
+        if b"EndpointsConfigDump" not in answer.content:
+            continue
+        alone = Facts(_Pages(answer))["endpoints"]
+        assert set(alone["origin"]) <= {"config dump"}
+        assert alone["requests"].isna().all()
+        own = used[used["proxy"] == f"{question.pod}.{question.namespace}"]
+        eds = own[own["cluster"].isin(alone["cluster"]) & (own["status"] != "UNKNOWN")]
+        assert set(map(tuple, as_printed(eds, shown))) <= set(map(tuple, as_printed(alone, shown)))
+        compared += len(eds)
+    assert compared > 0
+
+
+class _Pages:
+    """A source that has these answers only."""
+
+    label = "some pages"
+    damage = ()
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = {answer.question: answer for answer in answers}
+        self.now = max(answer.taken_at for answer in answers)
+
+    def questions(self) -> tuple[Question, ...]:
+        return tuple(self.answers)
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        for question in questions:
+            if question not in self.answers:
+                raise NotRecorded(f"never asked {question}")
+            yield self.answers[question]
 
 
 @pytest.mark.parametrize("name", having("pc/*/bootstrap.txt"))

@@ -245,7 +245,7 @@ def test_each_line_of_a_proxy_is_in_exactly_one_table(recorded: Recorded) -> Non
         for question in facts.source.questions():
             if isinstance(question, LogQuestion) and question.container == "istio-proxy":
                 title = str(question)
-                text = facts.answer(question).body or b""
+                text = facts.answer(question).content
                 numbers = [number for number, _ in own_lines(text.decode())]
                 lines = [*requests.loc[requests["question"] == title, "line"]]
                 lines += [*own.loc[own["question"] == title, "line"]]

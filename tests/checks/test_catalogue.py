@@ -1,0 +1,507 @@
+"""The catalogue of checks as a catalogue: codes, words, proofs, and what missing evidence does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshnb.checks import (
+    CHECKS,
+    FAMILIES,
+    Cause,
+    Check,
+    Finding,
+    Inputs,
+    Outcome,
+    Severity,
+    Subject,
+    Verdict,
+    run,
+)
+from meshnb.checks.base import CATALOGUE, check
+from meshnb.diagnosis import Diagnosis, diagnose
+from meshnb.errors import CatalogueError
+from meshnb.tables import TABLES
+from meshnb.traces import TRACES
+from tests.alteration import Altered
+from tests.conftest import facts_of, recording_names, truth_of
+
+ALTERED = Path(__file__).with_name("test_altered.py")
+HEALTHY = [name for name in recording_names() if truth_of(name)["healthy"]]
+
+#: The checks that fire on no recording, each with the test of an altered one where it does.
+ON_ALTERED_RECORDINGS = {
+    "MNB102": "test_a_closed_port_of_a_ready_istiod_is_found",
+    "MNB103": "test_a_certificate_of_istiod_is_judged_at_the_time_of_the_recording",
+    "MNB152": "test_a_pod_without_a_sidecar_that_did_not_opt_out_is_older_than_the_injection",
+    "MNB153": "test_a_webhook_that_calls_a_service_that_does_not_exist_is_found",
+    "MNB232": "test_registry_only_blocks_a_host_that_nobody_registered",
+    "MNB233": "test_a_request_that_meets_no_route_is_the_virtual_services_fault",
+    "MNB234": "test_a_service_entry_that_leads_to_nobody_is_found",
+    "MNB250": "test_a_fault_of_an_unknown_kind_is_blamed_on_what_changed_right_before",
+    "MNB251": "test_a_fault_of_an_unknown_kind_is_blamed_on_what_changed_right_before",
+    "MNB305": "test_a_gateway_port_that_no_service_leads_to_is_found",
+    "MNB510": "test_an_expired_token_is_the_callers_matter",
+    "MNB603": "test_configuration_that_is_not_acknowledged_is_late",
+    "MNB605": "test_a_workload_certificate_that_was_not_renewed_breaks_mutual_tls",
+    "MNB714": "test_connections_to_an_address_without_a_pod_time_out",
+    "MNB803": "test_a_client_that_speaks_no_http_is_found",
+    "MNB851": "test_a_connection_pool_that_is_full_turns_requests_away",
+    "MNB852": "test_outlier_detection_that_ejects_every_endpoint_leaves_none",
+}
+#: How a remedy without a command begins.
+IMPERATIVES = ("Admit", "Add", "Correct", "Give", "Let", "Make", "Move", "Set", "Take")
+
+Register = Callable[[Callable[..., Iterator[Finding]]], object]
+
+
+@cache
+def diagnosis_of(name: str) -> Diagnosis:
+    """Return the diagnosis of a recording, made once."""
+    return diagnose(facts_of(name))
+
+
+def outcomes_of(diagnosis: Diagnosis) -> dict[str, Outcome]:
+    """Return the outcome of each check by its code."""
+    return {outcome.check.code: outcome for outcome in diagnosis.outcomes}
+
+
+# --- Codes, words and inputs --------------------------------------------------------------------
+
+
+def _range(family: Any) -> range:
+    named = re.search(r"Codes MNB(\d{3,4}) to MNB(\d{3,4})\.", family.__doc__ or "")
+    assert named is not None, f"{family.__name__} names no codes"
+    return range(int(named[1]), int(named[2]) + 1)
+
+
+def test_each_family_has_codes_of_its_own() -> None:
+    numbers = [number for family in FAMILIES for number in _range(family)]
+    assert len(numbers) == len(set(numbers))
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__.rpartition(".")[2])
+def test_the_codes_of_a_family_lie_in_the_range_that_its_module_names(family: Any) -> None:
+    name = family.__name__.rpartition(".")[2]
+    codes = [one.code for one in CHECKS.values() if one.family == name]
+    assert codes
+    for code in codes:
+        assert re.fullmatch(r"MNB[1-9]\d{2,3}", code)
+        assert int(code.removeprefix("MNB")) in _range(family)
+
+
+def test_the_list_of_families_says_where_the_codes_of_each_begin() -> None:
+    import meshnb.checks  # noqa: PLC0415  its docstring is the subject
+
+    begins = re.compile(r"^MNB(\d{3,4}) ", re.MULTILINE)
+    listed = begins.findall(meshnb.checks.__doc__ or "")
+    assert listed == [str(_range(family).start) for family in FAMILIES]
+
+
+def test_every_check_of_every_module_is_in_the_catalogue_under_its_own_code_and_name() -> None:
+    assert dict(CHECKS) == CATALOGUE
+    assert [one.code for one in CHECKS.values()] == list(CHECKS)
+    names = [(one.family, one.name) for one in CHECKS.values()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("one", CHECKS.values(), ids=lambda one: one.code)
+def test_a_check_has_a_sentence_for_a_title_a_reason_and_known_inputs(one: Check) -> None:
+    assert re.fullmatch(r"[A-Z][^.!?\n]*\.", one.title), one.title
+    assert len(one.title) <= 100
+    assert one.why.endswith((".", "…"))
+    assert len(one.why.split()) > 3
+    assert "\n" not in one.why
+    assert set(one.inputs) <= {*TABLES, *TRACES, "symptoms", "facts"}
+    assert set(one.tables) <= set(TABLES)
+    assert one.tables
+
+
+# --- Declarations that are refused --------------------------------------------------------------
+
+
+@pytest.fixture
+def unchanged() -> Iterator[None]:
+    """Assert that the catalogue is the same after a test as before."""
+    before = dict(CATALOGUE)
+    yield
+    assert before == CATALOGUE
+
+
+def _documented(symptoms: Any) -> Iterator[Finding]:
+    """All is well.
+
+    It matters.
+    """
+    yield from ()
+
+
+def _titled(symptoms: Any) -> Iterator[Finding]:
+    """All is well."""
+    yield from ()
+
+
+def _silent(symptoms: Any) -> Iterator[Finding]:
+    yield from ()
+
+
+def _curious(weather: Any) -> Iterator[Finding]:
+    """All is well.
+
+    It matters.
+    """
+    yield from ()
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("code", "function", "complaint"),
+    [
+        ("MNB210", _documented, "MNB210 is taken by route_to_missing_subset"),
+        ("MNB998", _titled, "lacks a title or a reason"),
+        ("MNB998", _silent, "lacks a title or a reason"),
+        ("MNB998", _curious, "asks for 'weather', which is no table and no trace"),
+    ],
+)
+def test_a_check_that_is_declared_wrongly_cannot_be_imported(
+    code: str, function: Callable[..., Iterator[Finding]], complaint: str
+) -> None:
+    register: Register = check(code, Severity.INFO, cause=Cause.DATA_PLANE)
+    with pytest.raises(CatalogueError, match=re.escape(complaint)):
+        register(function)
+
+
+# --- What fires, and what does not --------------------------------------------------------------
+
+
+def test_every_check_fires_on_a_recording_or_on_an_altered_one() -> None:
+    fired = {cause.check.code for name in recording_names() for cause in diagnosis_of(name).causes}
+    of_faults = {one.code for one in CHECKS.values() if not one.lint}
+    assert of_faults - fired == set(ON_ALTERED_RECORDINGS)
+
+
+@pytest.mark.parametrize(("code", "name"), ON_ALTERED_RECORDINGS.items())
+def test_the_test_of_an_altered_recording_is_about_the_check(code: str, name: str) -> None:
+    functions = {
+        node.name: node
+        for node in ast.parse(ALTERED.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    words = [one.value for one in ast.walk(functions[name]) if isinstance(one, ast.Constant)]
+    assert code in words
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_no_check_fires_above_info_on_a_healthy_mesh(name: str) -> None:
+    for outcome in diagnosis_of(name).outcomes:
+        assert outcome.verdict is not Verdict.BROKEN, outcome.because
+        for finding in outcome.findings:
+            assert (finding.severity or outcome.check.severity) is Severity.INFO, finding.message
+
+
+@pytest.mark.parametrize("name", recording_names())
+def test_every_finding_says_what_where_why_and_what_next(name: str) -> None:
+    diagnosis = diagnosis_of(name)
+    known = {symptom.id for symptom in diagnosis.symptoms}
+    for outcome in diagnosis.outcomes:
+        for finding in outcome.findings:
+            where = f"{outcome.check.code}: {finding.message} {finding.remedy}"
+            for subject in (finding.subject, *finding.related):
+                assert subject.kind, where
+                assert subject.name, where
+            for text in (finding.message, finding.remedy):
+                assert text.isprintable(), where
+                assert text.endswith("."), where
+                assert "  " not in text, where
+                assert not re.search(r"\bNone\b(?! of)", text), where
+                assert "nan" not in text.split(), where
+            assert finding.remedy.count("`") % 2 == 0, where
+            assert "`" in finding.remedy or finding.remedy.startswith(IMPERATIVES), where
+            assert set(finding.explains) <= known, where
+            assert len(finding.explains) == len(set(finding.explains)), where
+            assert 0 < finding.certainty <= 1, where
+            assert_proved(diagnosis, finding, where)
+            # Of the kinds of objects that checks of what is written are about, some have no table.
+            if not outcome.check.lint:
+                assert sum(len(evidence.rows) for evidence in finding.evidence) > 0, where
+
+
+def assert_proved(diagnosis: Diagnosis, finding: Finding, where: str) -> None:
+    """Assert that a finding's proof are rows of tables, each with a known question."""
+    for evidence in finding.evidence:
+        table = diagnosis.facts[evidence.table]
+        assert list(evidence.rows.columns) == list(table.columns), where
+        assert set(evidence.rows.index) <= set(table.index), where
+        for question in evidence.rows["question"]:
+            assert str(diagnosis.facts.question(question)) == question, where
+
+
+@pytest.mark.parametrize("name", recording_names())
+def test_what_explains_a_symptom_shows_its_rows(name: str) -> None:
+    """The rows of each symptom that a finding explains are part of the finding's proof.
+
+    Not those of what callers saw of a server's failure: the server's rows prove both.
+    """
+    diagnosis = diagnosis_of(name)
+    for cause in diagnosis.causes:
+        shown = {
+            (evidence.table, index)
+            for evidence in cause.finding.evidence
+            for index in evidence.rows.index
+        }
+        for symptom in cause.explains:
+            if symptom.details != "via_upstream":
+                assert {(symptom.table, row) for row in symptom.rows} <= shown, symptom.message
+
+
+def test_names_that_a_terminal_would_obey_are_spelled_out_in_findings(tmp_path: Path) -> None:
+    """Altered: the missing subset's name clears the screen, ends the line and turns it round."""
+
+    def rename(service: dict[str, Any]) -> None:
+        for route in service["spec"]["http"]:
+            for target in route["route"]:
+                target["destination"]["subset"] = "v3\x1b[2J\u202e\r\nAll is well."
+
+    altered = Altered("subset-missing", tmp_path).each("virtualservices", "reviews", rename)
+    first = diagnose(altered.facts()).problems[0]
+
+    assert first.check.code == "MNB210"
+    assert r"v3\x1b[2J\u202e All is well." in first.finding.message
+    assert (first.finding.message + first.finding.remedy + first.mechanism).isprintable()
+
+
+# --- Broken checks ------------------------------------------------------------------------------
+
+
+def _raises(**_: Any) -> Iterator[Finding]:
+    raise KeyError("line one\nline two")
+
+
+def test_a_check_that_raises_is_broken_and_the_others_go_on() -> None:
+    checks = [
+        replace(one, function=_raises) if one.code == "MNB101" else one for one in CHECKS.values()
+    ]
+    diagnosis = diagnose(facts_of("subset-missing"), checks)
+    outcomes = outcomes_of(diagnosis)
+
+    assert outcomes["MNB101"].verdict is Verdict.BROKEN
+    assert outcomes["MNB101"].because == r"KeyError: 'line one\nline two'"
+    assert outcomes["MNB210"].verdict is Verdict.FAIL
+    assert len(outcomes) == len(CHECKS)
+    assert outcomes["MNB101"] in diagnosis.unknown
+
+
+def test_a_check_that_raises_halfway_loses_what_it_had_found() -> None:
+    def halfway(**_: Any) -> Iterator[Finding]:
+        yield Finding(Subject("Pod", "shop", "web"), "Found.", "Look.")
+        raise ValueError("no more")
+
+    broken = replace(CHECKS["MNB101"], function=halfway)
+    (outcome,) = run(Inputs(facts_of("healthy")), [broken])
+
+    assert (outcome.verdict, outcome.findings) == (Verdict.BROKEN, ())
+    assert outcome.because == "ValueError: no more"
+
+
+# --- Missing evidence ---------------------------------------------------------------------------
+
+#: Lists without which something may seem not to be there.
+LISTS = (
+    "authorizationpolicies",
+    "deployments",
+    "destinationrules",
+    "endpointslices",
+    "gateways",
+    "mutatingwebhookconfigurations",
+    "namespaces",
+    "peerauthentications",
+    "pods",
+    "replicasets",
+    "secrets",
+    "serviceaccounts",
+    "serviceentries",
+    "services",
+    "sidecars",
+    "virtualservices",
+)
+
+
+def assert_nothing_passes_unseen(diagnosis: Diagnosis, question: str) -> None:
+    """Assert that each check that wants a missing answer says so, and none is content without."""
+    assert [outcome.because for outcome in diagnosis.outcomes if outcome.because] != []
+    for outcome in diagnosis.outcomes:
+        gaps = diagnosis.facts.gaps(*outcome.check.tables)
+        if outcome.verdict is Verdict.PASS:
+            assert gaps == (), outcome.check.code
+        if outcome.verdict is Verdict.UNKNOWN:
+            assert question in outcome.because, outcome.check.code
+        assert outcome.verdict is not Verdict.BROKEN, outcome.because
+
+
+@pytest.mark.parametrize("resource", LISTS)
+def test_a_list_that_is_forbidden_makes_no_alarm_and_no_pass(resource: str, tmp_path: Path) -> None:
+    """Altered: the API server refuses one list with 403."""
+    altered = Altered("healthy", tmp_path)
+    altered.silence("forbidden", status=403, kind="list", resource=resource)
+    diagnosis = diagnose(altered.facts())
+
+    assert [cause.finding.message for cause in diagnosis.problems] == []
+    assert diagnosis.verdict == "unknown"
+    assert_nothing_passes_unseen(diagnosis, resource)
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "code"),
+    [
+        ("gateway-secret-missing", "secrets", "MNB304"),
+        ("gateway-selector-wrong", "pods", "MNB301"),
+        ("istiod-down", "pods", "MNB101"),
+        ("revision-unknown", "mutatingwebhookconfigurations", "MNB150"),
+        ("route-host-unknown", "services", "MNB201"),
+        ("service-selector-wrong", "pods", "MNB701"),
+    ],
+)
+def test_what_was_never_asked_for_is_not_said_to_be_missing(
+    name: str, resource: str, code: str, tmp_path: Path
+) -> None:
+    """Altered: the list that would show the missing object was never asked for."""
+    diagnosis = diagnose(Altered(name, tmp_path).forget(kind="list", resource=resource).facts())
+    outcome = outcomes_of(diagnosis)[code]
+
+    assert (outcome.verdict, outcome.findings) == (Verdict.UNKNOWN, ())
+    assert f"list {resource}" in outcome.because
+    assert "was never asked" in outcome.because
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "code"),
+    [
+        ("gateway-name-wrong", "gateways", "MNB302"),
+        ("httproute-parent-wrong", "gateways", "MNB351"),
+        ("mtls-strict-legacy-client", "peerauthentications", "MNB404"),
+        ("route-host-unknown", "serviceentries", "MNB201"),
+        ("waypoint-missing", "gateways", "MNB903"),
+    ],
+)
+def test_what_may_not_be_seen_is_not_said_to_be_missing(
+    name: str, resource: str, code: str, tmp_path: Path
+) -> None:
+    """Altered: the list that would show the missing object is forbidden."""
+    altered = Altered(name, tmp_path)
+    altered.silence("forbidden", status=403, kind="list", resource=resource)
+    outcome = outcomes_of(diagnose(altered.facts()))[code]
+
+    assert (outcome.verdict, outcome.findings) == (Verdict.UNKNOWN, ())
+    assert re.search(f"LIST [a-z0-9./]+/{resource}: forbidden", outcome.because)
+
+
+def test_a_missing_subset_is_proved_by_the_failures_where_the_rules_may_not_be_read(
+    tmp_path: Path,
+) -> None:
+    """Altered: DestinationRules are forbidden, and requests fail for want of a cluster."""
+    altered = Altered("subset-missing", tmp_path)
+    altered.silence("forbidden", status=403, kind="list", resource="destinationrules")
+
+    assert diagnose(altered.facts()).problems[0].check.code == "MNB210"
+
+
+def test_a_refused_list_is_named_with_its_group(tmp_path: Path) -> None:
+    """Altered: 403 for AuthorizationPolicies."""
+    altered = Altered("healthy", tmp_path)
+    altered.silence("forbidden", status=403, kind="list", resource="authorizationpolicies")
+    outcomes = outcomes_of(diagnose(altered.facts()))
+
+    for code in ("MNB501", "MNB502"):
+        assert outcomes[code].verdict is Verdict.UNKNOWN
+        question = "LIST security.istio.io/v1/authorizationpolicies"
+        assert outcomes[code].because == f"{question}: forbidden"
+
+
+def test_a_proxy_that_does_not_answer_is_named_by_the_checks_that_wanted_it(tmp_path: Path) -> None:
+    """Altered: the client's config dump timed out."""
+    altered = Altered("healthy", tmp_path)
+    altered.silence("timed out", kind="http", pod="client", path="/config_dump?include_eds")
+    diagnosis = diagnose(altered.facts())
+    question = "GET bookinfo/client:15000/config_dump?include_eds"
+
+    assert_nothing_passes_unseen(diagnosis, f"{question}: timed out")
+    unknown = {outcome.check.code for outcome in diagnosis.unknown}
+    assert {"MNB210", "MNB304", "MNB401", "MNB605", "MNB802"} <= unknown
+    assert outcomes_of(diagnosis)["MNB220"].verdict is Verdict.PASS
+    assert diagnosis.problems == ()
+
+
+def test_a_log_that_may_not_be_read_leaves_failures_unseen(tmp_path: Path) -> None:
+    """Altered: 403 for the log of one sidecar."""
+    altered = Altered("healthy", tmp_path)
+    altered.silence("forbidden", status=403, kind="log", pod="client", container="istio-proxy")
+    diagnosis = diagnose(altered.facts())
+
+    assert_nothing_passes_unseen(diagnosis, "LOG bookinfo/client istio-proxy: forbidden")
+    assert diagnosis.verdict == "unknown"
+
+
+def test_something_worth_knowing_is_no_answer_while_evidence_is_missing(tmp_path: Path) -> None:
+    """Altered: a subset without pods that no route uses, and endpoints that were not recorded."""
+    subset = {"name": "v9", "labels": {"version": "v9"}}
+    altered = Altered("healthy", tmp_path)
+    altered.each("destinationrules", "reviews", lambda one: one["spec"]["subsets"].append(subset))
+    assert outcomes_of(diagnose(altered.facts()))["MNB211"].verdict is Verdict.FAIL
+
+    altered.silence("timed out", kind="http", pod="client", path="/clusters?format=json")
+    outcome = outcomes_of(diagnose(altered.facts()))["MNB211"]
+    assert outcome.verdict is Verdict.UNKNOWN
+    assert "GET bookinfo/client:15000/clusters" in outcome.because
+    assert [finding.severity for finding in outcome.findings] == [Severity.INFO]
+
+
+# --- Damaged bundles ----------------------------------------------------------------------------
+
+
+def _lost(altered: Altered) -> None:
+    altered.lose(kind="list", resource="networkpolicies")
+
+
+def _garbled(altered: Altered) -> None:
+    altered.garble(kind="list", resource="networkpolicies")
+
+
+@pytest.mark.parametrize("damage", [_lost, _garbled])
+def test_a_damaged_bundle_serves_the_rest_and_lets_nothing_pass(
+    damage: Callable[[Altered], None], tmp_path: Path
+) -> None:
+    """Altered: one file is missing, or one line of the index is cut off."""
+    altered = Altered("healthy", tmp_path)
+    damage(altered)
+    diagnosis = diagnose(altered.facts())
+
+    assert len(diagnosis.facts["pods"]) == len(facts_of("healthy")["pods"])
+    assert diagnosis.problems == ()
+    assert diagnosis.verdict == "unknown"
+    for outcome in diagnosis.outcomes:
+        assert outcome.verdict is Verdict.UNKNOWN, outcome.check.code
+        assert outcome.because, outcome.check.code
+    assert "networkpolicies" in outcomes_of(diagnosis)["MNB714"].because
+
+
+@pytest.mark.parametrize("damage", [_lost, _garbled])
+def test_a_fault_is_found_in_what_is_left_of_a_damaged_bundle(
+    damage: Callable[[Altered], None], tmp_path: Path
+) -> None:
+    altered = Altered("subset-missing", tmp_path)
+    damage(altered)
+    diagnosis = diagnose(altered.facts())
+
+    assert [str(cause.subject) for cause in diagnosis.problems] == [
+        "VirtualService bookinfo/reviews"
+    ]
+    assert outcomes_of(diagnosis)["MNB210"].verdict is Verdict.FAIL
+    assert diagnosis.ruled_out == ()
