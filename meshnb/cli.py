@@ -177,11 +177,11 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _open(name: str, mesh_config: str | None = None) -> Source:
+def _open(name: str, mesh_config: str | None = None, mesh_networks: str | None = None) -> Source:
     from meshnb.sources import open_source, recordings  # noqa: PLC0415  not for --help
 
     try:
-        return open_source(name, mesh_config=mesh_config)
+        return open_source(name, mesh_config=mesh_config, mesh_networks=mesh_networks)
     except SourceError as error:
         shipped = any(recording.name == name for recording in recordings())
         if shipped and not os.path.lexists(name):
@@ -192,10 +192,10 @@ def _open(name: str, mesh_config: str | None = None) -> Source:
         raise
 
 
-def _facts(name: str, mesh_config: str | None = None) -> Facts:
+def _facts(name: str, mesh_config: str | None = None, mesh_networks: str | None = None) -> Facts:
     from meshnb.tables import Facts  # noqa: PLC0415  brings pandas
 
-    return Facts(_open(name, mesh_config))
+    return Facts(_open(name, mesh_config, mesh_networks))
 
 
 _EXIT_CODES = """\
@@ -948,8 +948,13 @@ def _comparison(page: _Page, found: Comparison) -> None:
 @commands.command()
 @_source
 @_mesh_config
+@click.option(
+    "--mesh-networks", metavar="FILE", help="The networks that manifests are judged by, as YAML."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
-def findings(source: str, *, mesh_config: str | None, as_json: bool) -> None:
+def findings(
+    source: str, *, mesh_config: str | None, mesh_networks: str | None, as_json: bool
+) -> None:
     """List every finding of every check, unranked.
 
     With the message of `istioctl analyze` that says the same, its level, and the path of the field.
@@ -957,7 +962,7 @@ def findings(source: str, *, mesh_config: str | None, as_json: bool) -> None:
     from meshnb.checks import CHECKS, Inputs  # noqa: PLC0415  brings pandas
     from meshnb.checks import run as run_checks  # noqa: PLC0415
 
-    facts = _facts(source, mesh_config)
+    facts = _facts(source, mesh_config, mesh_networks)
     outcomes = tuple(run_checks(Inputs(facts), CHECKS.values()))
     found = [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
     if as_json:

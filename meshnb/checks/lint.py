@@ -65,11 +65,13 @@ class Say:
         lines: bool = True,
         related: Iterable[Object] = (),
         level: str = "",
+        whereabouts: str = "",
     ) -> Iterator[Finding]:
         """Yield the finding, unless it was said or is suppressed.
 
         Two are the same when they are about the same object with the same ``key``; in files, where
         each has a line, also with the same path. With ``lines`` false Istio points to no line.
+        ``whereabouts`` says where to mend what is no object of its own.
         """
         wanted = str(item.annotations.get(_SUPPRESSED, ""))
         if same_as and (wanted == "*" or same_as in [one.strip() for one in wanted.split(",")]):
@@ -85,7 +87,7 @@ class Say:
         yield Finding(
             subject,
             f"{message.removesuffix('.')}{where}.",
-            f"{fix} {self._where(item, path)}.",
+            f"{fix} {whereabouts or self._where(item, path)}.",
             evidence=self._evidence(subject),
             related=tuple(subject_of(one) for one in related),
             path=path,

@@ -6,14 +6,11 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas as pd
-
 from meshnb.checks.base import Finding, and_list
 from meshnb.checks.lint import Say, hint, labelled, lint
 from meshnb.tables import Facts
 from meshnb.tables.base import Json, dig, items, mapping
-from meshnb.tables.x509 import read_certificates
-from meshnb.traces.mesh import plain
+from meshnb.tables.x509 import read_first_certificate
 from meshnb.traces.objects import Object, Objects, texts
 
 
@@ -240,14 +237,14 @@ def credential_unknown(objects: Objects, facts: Facts) -> Iterator[Finding]:
 
 
 @lint("MNB1106", "IST0161")
-def credential_unusable(objects: Objects, facts: Facts, secrets: pd.DataFrame) -> Iterator[Finding]:
+def credential_unusable(objects: Objects, facts: Facts) -> Iterator[Finding]:
     """Every credential that a Gateway names holds a certificate that is valid now, and a key.
 
     The Gateway's server is not ready with any other.
     """
     say = Say(objects, facts)
     for gateway, path, name, namespace, secret in _credentials(objects):
-        problem = _problem(secret, facts, secrets) if secret is not None else ""
+        problem = _problem(secret, facts) if secret is not None else ""
         if secret is not None and problem:
             yield from say(
                 gateway,
@@ -274,33 +271,25 @@ def _credentials(
                 yield gateway, path, name, pods[0].namespace, found
 
 
-#: Where certificate and key stand: in a Secret of type kubernetes.io/tls, and in Istio's own form.
-_FORMS = (("tls.crt", "tls.key"), ("cert", "key"))
+#: Where certificate and key stand: in Istio's own form, and in a Secret of type kubernetes.io/tls.
+_FORMS = (("cert", "key"), ("tls.crt", "tls.key"))
 
 
-def _problem(secret: Object, facts: Facts, secrets: pd.DataFrame) -> str:
-    """Return why a Secret cannot be used, in words; empty when it can."""
+def _problem(secret: Object, facts: Facts) -> str:
+    """Return why a Secret cannot be used, in words; empty when it can.
+
+    Of a recording it is the certificate only that can be judged: keys are not recorded.
+    """
     values = mapping(secret.body, "data")
-    form = next((one for one in _FORMS if one[0] in values or one[1] in values), None)
+    form = next((one for one in _FORMS if all(values.get(part) for part in one)), None)
     if form is None:
-        return "which has neither tls.crt nor cert"
-    if not all(part in values for part in form):
-        return f"which lacks {form[1] if form[0] in values else form[0]}"
-    rows = secrets[
-        (secrets["namespace"] == secret.namespace) & (secrets["secret"] == secret.name)
-    ].to_dict("records")
-    row = rows[0] if rows else {}
-    # A recording keeps what certificates say, not the key.
-    if plain(row.get("problem")):
-        return f"whose certificate cannot be read: {row['problem']}"
-    begins, ends = plain(row.get("not_before")), plain(row.get("not_after"))
-    now = pd.Timestamp(facts.now)
-    if ends is not None and ends < now:
-        return f"whose certificate ended at {ends:%Y-%m-%d %H:%M}"
-    if begins is not None and begins > now:
-        return f"whose certificate begins at {begins:%Y-%m-%d %H:%M}"
+        return f"which lacks {and_list(part for part in _FORMS[-1] if not values.get(part))}"
     try:
-        read_certificates(base64.b64decode(str(values[form[0]] or "")))
+        first = read_first_certificate(base64.b64decode(str(values[form[0]])))
     except ValueError as error:
         return f"whose certificate cannot be read: {error}"
+    if first.not_after < facts.now:
+        return f"whose certificate ended at {first.not_after:%Y-%m-%d %H:%M}"
+    if first.not_before > facts.now:
+        return f"whose certificate begins at {first.not_before:%Y-%m-%d %H:%M}"
     return ""

@@ -110,6 +110,7 @@ def registry_unknown(objects: Objects, facts: Facts) -> Iterator[Finding]:
                     f"such cluster: no Secret labelled istio/multiCluster=true has that name."
                     f"{hint(registry, known)}",
                     fix="Correct the name",
+                    whereabouts="in meshNetworks of istiod's ConfigMap, or the file it is from",
                     path=f"networks.{name}.endpoints[{position}].fromRegistry",
                     key=(registry, name),
                     lines=False,

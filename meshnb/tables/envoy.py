@@ -7,7 +7,7 @@ is that of ``envoy.admin.v3.ConfigDump`` (https://www.envoyproxy.io/docs/envoy/l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +29,7 @@ class _Envelope(msgspec.Struct):
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
 _ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(_Part)
 _ENTRY = msgspec.json.Decoder()
 
 
@@ -66,24 +67,41 @@ class ConfigDump:
             if found == name
         ]
 
-    def entries(self, name: str, field: str) -> Iterator[Json]:
+    def entries(self, name: str, field: str, large: Sequence[str] = ()) -> Iterator[Json]:
         """Yield what the first section of this name lists in a field, decoded one by one.
 
+        The list at the path ``large`` of an entry is an iterator, which decodes one by one again.
         Raises one of ``NOT_JSON``.
         """
         self._check()
         part = next((part for found, part in self._parts if found == name), {})
-        try:
-            listed = _ENTRIES.decode(part.get(field, b"[]"))
-        except msgspec.ValidationError:
-            return  # it is no list
-        for entry in listed:
-            yield _ENTRY.decode(entry)
+        for entry in _listed(part.get(field, msgspec.Raw(b"[]"))):
+            yield _opened(entry, large) if large else _ENTRY.decode(entry)
 
     def _check(self) -> None:
         # Memory that a file no longer stands behind must not be touched: the process would end.
         if isinstance(self._body, mmap) and self._body.size() < len(self._body):
             raise msgspec.DecodeError("the file became shorter since it was opened")
+
+
+def _listed(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    try:
+        return _ENTRIES.decode(raw)
+    except msgspec.ValidationError:
+        return []  # it is no list
+
+
+def _opened(raw: msgspec.Raw, large: Sequence[str]) -> Json:
+    if not large:
+        return map(_ENTRY.decode, _listed(raw))
+    try:
+        fields = _FIELDS.decode(raw)
+    except msgspec.ValidationError:
+        return _ENTRY.decode(raw)  # it is no object
+    return {
+        name: _opened(value, large[1:]) if name == large[0] else _ENTRY.decode(value)
+        for name, value in fields.items()
+    }
 
 
 def read_dump(body: Body) -> ConfigDump | Json:
@@ -145,16 +163,22 @@ def section(
 
 
 def entries(
-    dump: ConfigDump | Json, name: str, fields: Iterable[str], question: Question, facts: Facts
+    dump: ConfigDump | Json,
+    name: str,
+    fields: Iterable[str],
+    question: Question,
+    facts: Facts,
+    large: Sequence[str] = (),
 ) -> Iterator[tuple[str, Json]]:
     """Yield what a section of a config dump lists in some fields, each with its field's name.
 
-    One entry is decoded at a time: for sections that are large in a large mesh. Otherwise it is as
-    :func:`section`.
+    One entry is decoded at a time: for sections that are large in a large mesh. Of entries that are
+    large themselves, the list at the path ``large`` is an iterator, which can be used once.
+    Otherwise it is as :func:`section`.
     """
     if _has(dump, name, question, facts):
         for field in fields:
-            for entry in dump.entries(name, field):
+            for entry in dump.entries(name, field, large):
                 yield field, entry
 
 

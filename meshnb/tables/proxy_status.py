@@ -74,7 +74,8 @@ def _rows(page: Json, question: Question, facts: Facts) -> Iterator[Row]:
         for url in [*_ALWAYS, *sorted(resources.keys() - _ALWAYS.keys())]:
             resource = mapping(resources, url)
             sync = _sync(resource) if url in resources else "IGNORED"
-            sent_at = moment(resource.get("sentTime"))
+            # Go writes a time that was never set as the year 1.
+            sent_at = moment(resource.get("sentTime")) if resource.get("sent") else None
             age = None if sent_at is None else (taken_at - sent_at).total_seconds()
             yield {
                 "proxy": dig(status, "proxy"),

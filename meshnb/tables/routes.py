@@ -84,11 +84,12 @@ _REDIRECTS = {
 @ROUTES.reads
 def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Row]:
     proxy = proxy_of(question)
-    found = entries(dump, "RoutesConfigDump", _STATES, question, facts)
+    large = ("route_config", "virtual_hosts")
+    found = entries(dump, "RoutesConfigDump", _STATES, question, facts, large)
     for state, entry in _sorted([(_STATES[field], entry) for field, entry in found]):
         config = mapping(entry, "route_config")
         limit_of_all = _rate_limit(config)
-        for host in items(config, "virtual_hosts"):
+        for host in config.get("virtual_hosts", ()):
             domains = [str(domain) for domain in items(host, "domains")]
             inherited = {"fault": _fault(host), "rate_limit": _rate_limit(host) or limit_of_all}
             shared = {

@@ -185,12 +185,13 @@ def about(facts: Facts, name: str) -> str:
         columns=["column", "says", "dtype"],
     )
     asks = "; ".join(str(one) for one in shown.asks)
+    grain = shown.grain[0].upper() + shown.grain[1:]
     same = f'<code class="mnb-command">{escape(shown.istioctl)}</code>' if shown.istioctl else ""
     gaps = "".join(
         f"<li>{mark(State.UNKNOWN, gap.state)} {escape(gap)}</li>" for gap in facts.gaps(name)
     )
     return (
-        f"<p>{escape(shown.grain)}. {escape(f'Asked: {asks}.' if asks else '')}</p>{same}"
+        f"<p>{escape(f'{grain}. Asked: {asks}.' if asks else f'{grain}.')}</p>{same}"
         f'<ul class="mnb-plain">{gaps}</ul>'
         f"<details><summary>What its columns say</summary>{table(columns)}</details>"
     )

@@ -25,6 +25,7 @@ from meshnb.sources import (
 from meshnb.tables import TABLES, Facts
 from meshnb.tables.base import (
     DTYPES,
+    Block,
     Column,
     Gap,
     Got,
@@ -249,6 +250,22 @@ def test_one_odd_value_costs_its_own_cell_only() -> None:
     assert shape(frame) == shape(table().frame([]))
     assert frame["count"].tolist() == [pd.NA, 1]
     assert frame["time"].isna().tolist() == [True, False]
+
+
+def test_many_rows_at_once_are_the_same_as_rows_one_by_one() -> None:
+    block = Block(("name", "count"), [("a", 1), ("b", None)], {"flag": True})
+    rows: list[Row] = [
+        {"name": "a", "count": 1, "flag": True},
+        {"name": "b", "count": None, "flag": True},
+    ]
+    one_by_one = table().frame((PODS, row) for row in [*rows, {"count": 3}, *rows])
+    mixed: list[Row | Block] = [block, {"count": 3}, block]
+    together = table().frame((PODS, row) for row in mixed)
+    assert together.equals(one_by_one)
+    nothing = table().frame([(PODS, Block(("name",), [], {"flag": True}))])
+    assert shape(nothing) == shape(table().frame([]))
+    with pytest.raises(CatalogueError, match="undeclared columns"):
+        table().frame([(PODS, Block(("nome",), [("a",)], {}))])
 
 
 def test_an_uptime_that_no_proxy_can_have_costs_two_cells(tmp_path: Path) -> None:
