@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ERROR, WARNING, INFO = "Error", "Warning", "Info"
-#: The levels, the worst first.
-LEVELS = (ERROR, WARNING, INFO)
 
 ACTIVE = "active"
 #: defined, but no code of Istio raises it

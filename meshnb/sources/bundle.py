@@ -63,7 +63,6 @@ class Bundle:
         self._label = label or str(self.path)
         self._archive: Archive = open_archive(self.path)
         self._damage: list[str] = []
-        self._bodies: dict[str, str] = {}
         self.manifest: Mapping[str, Any] = self._read_manifest()
         self._lines = self._read_index()
 

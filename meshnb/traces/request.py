@@ -54,7 +54,6 @@ class Failure:
     server_name: str
     route_name: str
     duration_ms: float
-    bytes_sent: int
     callers: tuple[str, ...]
     #: authority and path, without its query, as the request was made, at each hop that logged it
     asked: tuple[tuple[str, str], ...]
@@ -111,7 +110,6 @@ _COLUMNS = (
     "requested_server_name",
     "route_name",
     "duration_ms",
-    "bytes_sent",
     "request_id",
 )
 
@@ -229,7 +227,6 @@ def _failure(row: dict[str, Any], callers: Sequence[dict[str, Any]]) -> Failure:
         server_name=row["requested_server_name"] or "",
         route_name=row["route_name"] or "",
         duration_ms=float(row["duration_ms"] or 0.0),
-        bytes_sent=int(row["bytes_sent"] or 0),
         callers=tuple(dict.fromkeys(caller["proxy"] or "" for caller in callers)),
         asked=tuple(
             dict.fromkeys(

@@ -37,21 +37,6 @@ class View(ipywidgets.VBox):
         return bundle
 
 
-class Drawing:
-    """Something drawn once, which nobody can click: HTML for notebooks, text for all others."""
-
-    def __init__(self, html: str, text: str) -> None:
-        """Take both forms. The HTML is safe already."""
-        self._html, self._text = html, text
-
-    def __repr__(self) -> str:
-        """Return the text."""
-        return self._text
-
-    def _repr_html_(self) -> str:
-        return styled(self._html)
-
-
 @cache
 def style() -> str:
     """Return the style sheet that every card needs."""

@@ -416,7 +416,6 @@ def test_a_line_with_nothing_but_its_status_is_a_failure_all_the_same(tmp_path: 
             server_name="",
             route_name="",
             duration_ms=0.0,
-            bytes_sent=0,
             callers=(),
             asked=(("", ""),),
         )
