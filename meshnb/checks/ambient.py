@@ -29,17 +29,13 @@ from meshnb.checks.base import (
 from meshnb.symptoms import Symptoms
 from meshnb.tables import Facts
 from meshnb.tables.base import items
-from meshnb.traces.mesh import ConfigObject, Mesh, Pod
+from meshnb.traces.mesh import ConfigObject, Mesh
 
 #: How ztunnel names the DENY policy that ended a connection.
 _DENIED_BY = re.compile(r"explicitly denied by:? (\S+?)/(\S+)")
 #: The kind of Gateway that is a waypoint; the class of Istio's own is the default.
 _GATEWAY_API = "gateway.networking.k8s.io"
 _USE = "istio.io/use-waypoint"
-
-
-def _pods(workload: tuple[str, str], mesh: Mesh) -> list[Pod]:
-    return [pod for pod in mesh.pods if (pod.namespace, pod.workload) == workload and pod.running]
 
 
 @check("MNB901", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -58,7 +54,7 @@ def denied_by_ztunnel(
     for symptom in symptoms:
         if symptom.table != "ztunnel_access_log" or "policy rejection" not in symptom.details:
             continue
-        servers = _pods(symptom.workload, mesh)
+        servers = mesh.workload_pods(symptom.workload)
         policies = [
             policy
             for policy in mesh.of("AuthorizationPolicy")
@@ -114,7 +110,7 @@ def ambient_application_refuses(mesh: Mesh, symptoms: Symptoms, facts: Facts) ->
     for symptom in symptoms:
         if symptom.table != "ztunnel_access_log" or "onnection refused" not in symptom.details:
             continue
-        pods = _pods(symptom.workload, mesh)
+        pods = mesh.workload_pods(symptom.workload)
         if not pods:
             continue
         subject = workload_of(pods[0])

@@ -52,9 +52,8 @@ class _Caller:
 
 def _caller(failure: Failure, mesh: Mesh) -> _Caller:
     for proxy in failure.callers:
-        for pod in mesh.pods:
-            if pod.proxy == proxy:
-                return _Caller(pod)
+        if (pod := mesh.pod_of(proxy)) is not None:
+            return _Caller(pod)
     return _Caller(mesh.pod_at(split_address(failure.remote_address)[0]))
 
 
@@ -164,7 +163,7 @@ def allowed_by_no_policy(
         if f"{_DENIED}[none]" not in symptom.details:
             continue
         for failure in symptom.failures:
-            server = next((pod for pod in mesh.pods if pod.proxy == failure.proxy), None)
+            server = mesh.pod_of(failure.proxy)
             if server is None:
                 continue
             policies = [
@@ -293,7 +292,7 @@ def token_refused(
     for symptom in symptoms:
         if "jwt_authn_access_denied" not in symptom.details:
             continue
-        servers = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        servers = mesh.pods_of(symptom.reporters)
         policies = [
             policy
             for policy in mesh.of("RequestAuthentication")

@@ -97,11 +97,7 @@ def changed_before(symptom: Symptom, pods: list[Pod], mesh: Mesh) -> list[Config
 
 def _upstream(symptom: Symptom, mesh: Mesh) -> list[Pod]:
     if symptom.side == "server":
-        return [
-            pod
-            for pod in mesh.pods
-            if (pod.namespace, pod.workload) == symptom.workload and pod.running
-        ]
+        return mesh.workload_pods(symptom.workload)
     return [pod for port in mesh.ports(symptom.host)[:1] for pod in mesh.selected(port)]
 
 

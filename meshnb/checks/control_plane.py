@@ -134,16 +134,14 @@ def control_plane_ports(istiod_ports: pd.DataFrame, pods: pd.DataFrame) -> Itera
         & (istiod_ports["answers"] == False).fillna(False).astype(bool)  # noqa: E712  NA is not False
         & istiod_ports["istiod"].isin(ready)
     ]
-    silent.attrs["table"] = "istiod_ports"
     for (namespace, pod), rows in silent.groupby(["namespace", "istiod"]):
-        rows.attrs["table"] = "istiod_ports"
         ports = and_list(f"{port} ({NEEDED[port]})" for port in rows["port"])
         how = plain(rows["how"].iloc[0])
         yield Finding(
             Subject("Pod", str(namespace), str(pod)),
             f"istiod {namespace}/{pod} does not answer on port {ports}: {how}.",
             f"Look at its log with `kubectl -n {namespace} logs {pod} -c discovery`.",
-            evidence=(Evidence.of(rows),),
+            evidence=(Evidence.of(istiod_ports, rows.index),),
         )
 
 

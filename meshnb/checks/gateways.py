@@ -225,7 +225,6 @@ def gateway_certificate_missing(
                     .fillna(False)
                     .astype(bool)
                 ]
-                waiting.attrs["table"] = "certificates"
                 elsewhere = sorted(
                     rows_of(secrets, secret=name)["namespace"].dropna().unique().tolist()
                 )
@@ -250,7 +249,7 @@ def gateway_certificate_missing(
                     f"--key=…`, or correct the name with {edit(subject_of(gateway))}.",
                     evidence=(
                         *symptom_rows(facts, seen),
-                        Evidence.of(waiting),
+                        Evidence.of(certificates, waiting.index),
                         Evidence.of(there),
                         config_rows(istio_config, gateway),
                     ),

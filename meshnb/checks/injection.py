@@ -106,7 +106,6 @@ def opted_out_of_injection(
         injected_here = plain(facts["namespaces"].set_index("namespace")["injector"].get(namespace))
         if injected_here is None:
             continue
-        rows.attrs["table"] = "injection"
         subject = Subject(str(kind), str(namespace), str(workload))
         serving = any((namespace, pod) in served for pod in rows["pod"])
         hosts = {
@@ -129,7 +128,6 @@ def opted_out_of_injection(
             & (rollouts["workload"] == workload)
             & ~(rollouts["labels"].map(_opted_out) | rollouts["annotations"].map(_opted_out))
         ]
-        before.attrs["table"] = "rollouts"
         new = f" Its version of {before['created'].max():%H:%M:%S} did not." if len(before) else ""
         yield Finding(
             subject,
@@ -139,8 +137,8 @@ def opted_out_of_injection(
             f"{str(kind).lower()} {workload}`, unless it is meant so.",
             evidence=(
                 *symptom_rows(facts, seen),
-                Evidence.of(rows),
-                Evidence.of(before),
+                Evidence.of(injection, rows.index),
+                Evidence.of(rollouts, before.index),
                 Evidence.of(
                     pods,
                     pods.index[(pods["namespace"] == namespace) & pods["pod"].isin(rows["pod"])],
@@ -174,7 +172,6 @@ def pod_older_than_injection(mesh: Mesh, injection: pd.DataFrame) -> Iterator[Fi
     ):
         if not any((namespace, pod) in running for pod in rows["pod"]):
             continue
-        rows.attrs["table"] = "injection"
         subject = Subject(str(kind), str(namespace), str(workload))
         yield Finding(
             subject,
@@ -182,7 +179,7 @@ def pod_older_than_injection(mesh: Mesh, injection: pd.DataFrame) -> Iterator[Fi
             f"{rows['webhook'].iloc[0]} would add one: made before that was so, or while the "
             "webhook was not called.",
             f"Replace what was made too early: {restart(subject)}.",
-            evidence=(Evidence.of(rows),),
+            evidence=(Evidence.of(injection, rows.index),),
         )
 
 
@@ -200,7 +197,6 @@ def webhook_without_service(
         & (webhooks["deactivated"] != True).fillna(True).astype(bool)  # noqa: E712  NA is not True
     ]
     for (configuration, kind), rows in lost.groupby(["configuration", "kind"]):
-        rows.attrs["table"] = "webhooks"
         first = rows.iloc[0]
         seen = [
             s
@@ -213,7 +209,7 @@ def webhook_without_service(
             f"{configuration} calls Service {first['service_namespace']}/{first['service']}, which "
             f"does not exist (failure policy {first['failure_policy']}).",
             f"Correct or delete it: `kubectl edit {name.lower()} {configuration}`.",
-            evidence=(*symptom_rows(facts, seen), Evidence.of(rows)),
+            evidence=(*symptom_rows(facts, seen), Evidence.of(webhooks, rows.index)),
             explains=ids(seen),
             severity=Severity.ERROR if seen else None,
         )

@@ -42,7 +42,7 @@ def rate_limited(
     for symptom in symptoms:
         if not {"RL", "RLSE"} & symptom.flags:
             continue
-        pods = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        pods = mesh.pods_of(symptom.reporters)
         filters = [
             item
             for item in mesh.of("EnvoyFilter")
@@ -104,7 +104,6 @@ def connection_pool_overflow(
             (clusters["cluster"] == symptom.cluster).fillna(False).astype(bool)
             & clusters["proxy"].isin(symptom.reporters)
         ]
-        carried.attrs["table"] = "clusters"
         for rule in rules[:1]:
             pool = _first(rule.spec, "connectionPool")
             yield Finding(
@@ -115,7 +114,7 @@ def connection_pool_overflow(
                 "faster.",
                 evidence=(
                     *symptom_rows(facts, [symptom]),
-                    Evidence.of(carried),
+                    Evidence.of(clusters, carried.index),
                     config_rows(istio_config, rule),
                 ),
                 explains=ids([symptom]),
@@ -142,7 +141,6 @@ def endpoints_ejected(
         rows = ejected[
             (ejected["cluster"] == symptom.cluster) & ejected["proxy"].isin(symptom.reporters)
         ]
-        rows.attrs["table"] = "endpoints"
         ports = mesh.ports(symptom.host)
         ready = bool(ports) and any(pod.ready for pod in mesh.selected(ports[0]))
         if not len(rows) and not ready:
@@ -156,7 +154,7 @@ def endpoints_ejected(
                 f"{edit(subject_of(rule))}, and mend the failing pods.",
                 evidence=(
                     *symptom_rows(facts, [symptom]),
-                    Evidence.of(rows),
+                    Evidence.of(endpoints, rows.index),
                     config_rows(istio_config, rule),
                 ),
                 explains=ids([symptom]),

@@ -191,7 +191,7 @@ def _tls_clients(mesh: Mesh, symptoms: Symptoms, servers: list[Pod]) -> list[tup
         if symptom.cluster != "PassthroughCluster":
             continue
         if addresses & {split_address(failure.local_address)[0] for failure in symptom.failures}:
-            found += [(symptom, pod) for pod in mesh.pods if pod.proxy in symptom.reporters]
+            found += [(symptom, pod) for pod in mesh.pods_of(symptom.reporters)]
     return found
 
 
@@ -205,7 +205,7 @@ def plaintext_client_of_strict_server(
     at once; only the server's log shows it, as NR filter_chain_not_found.
     """
     for symptom in [s for s in symptoms if _plaintext_refused(s)]:
-        servers = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        servers = mesh.pods_of(symptom.reporters)
         ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
         modes = [mesh.mtls_mode(pod, port) for pod in servers for port in ports]
         policy = next((found for mode, found in modes if mode == "STRICT"), None)
@@ -270,7 +270,7 @@ def tls_client_of_plaintext_port(
     connection.
     """
     for symptom in [s for s in symptoms if _plaintext_refused(s)]:
-        servers = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        servers = mesh.pods_of(symptom.reporters)
         ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
         clients = _tls_clients(mesh, symptoms, servers)
         strict = unseen(facts, "istio_config", "peerauthentications") or any(

@@ -42,7 +42,7 @@ def wrong_http_version(
     for symptom in symptoms:
         if "UPE" not in symptom.flags or "protocol_error" not in symptom.details:
             continue
-        pods = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        pods = mesh.pods_of(symptom.reporters)
         wanted = {split_address(failure.local_address)[1] for failure in symptom.failures}
         front = [
             port
@@ -123,7 +123,6 @@ def undeclared_server_first(
             | (listeners["destination_port"] == target_port(port)).fillna(False).astype(bool)
             & listeners["proxy"].isin([pod.proxy for pod in pods])
         ]
-        waiting.attrs["table"] = "listeners"
         subject = Subject("Service", port.namespace, port.service)
         consequence = (
             ""
@@ -140,7 +139,7 @@ def undeclared_server_first(
             f"appProtocol: {edit(subject)}.",
             evidence=(
                 Evidence.of(rows_of(services, namespace=port.namespace, service=port.service)),
-                Evidence.of(waiting.head(20)),
+                Evidence.of(listeners, waiting.head(20).index),
             ),
             severity=Severity.INFO if used or _http_port(port) else None,
         )
@@ -179,7 +178,7 @@ def client_breaks_http(
             continue
         if symptom.side == "server" and _meant_as_tls(symptom, symptoms, mesh):
             continue
-        pods = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        pods = mesh.pods_of(symptom.reporters)
         ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
         front = [
             port

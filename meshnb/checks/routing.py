@@ -483,7 +483,7 @@ def blocked_external_host(
             continue
         if _hosts_unseen(facts):
             continue
-        pods = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        pods = mesh.pods_of(symptom.reporters)
         item = next((found for pod in pods if (found := sidecar_of(pod, mesh))), None)
         by_sidecar = item is not None and bool(dig(item.spec, "outboundTrafficPolicy", "mode"))
         namespace = next(iter(sorted(mesh.control_plane_namespaces)), "")
@@ -583,7 +583,6 @@ def external_host_without_endpoints(
         if not seen:
             continue
         given = endpoints[endpoints["cluster"].isin([s.cluster for s in seen])]
-        given.attrs["table"] = "endpoints"
         resolution = str(dig(entry.spec, "resolution", default="NONE"))
         reason = and_list(s.upstream_failure or s.details for s in seen)
         yield Finding(
@@ -593,7 +592,7 @@ def external_host_without_endpoints(
             f"Correct hosts, ports, resolution or endpoints with {edit(subject_of(entry))}.",
             evidence=(
                 *symptom_rows(facts, seen),
-                Evidence.of(given),
+                Evidence.of(endpoints, given.index),
                 config_rows(istio_config, entry),
             ),
             explains=ids(seen),

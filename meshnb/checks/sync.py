@@ -70,17 +70,15 @@ def configuration_refused(
     refused = rows_of(proxy_status, sync="ERROR")
     blamed: dict[ConfigObject | None, list[int]] = {}
     for (_, error), rows in refused.groupby(["xds", refused["error"].fillna("")]):
-        concerned = [pod for pod in mesh.pods if pod.proxy in set(rows["proxy"])]
+        concerned = mesh.pods_of(rows["proxy"])
         author = _author(str(error), concerned, plain(rows["sent_at"].min()), mesh)
         blamed.setdefault(author, []).extend(rows.index)
     for item, members in blamed.items():
         rows = refused.loc[members]
-        rows.attrs["table"] = "proxy_status"
         proxies = list(dict.fromkeys(rows["proxy"]))
-        pods = [pod for pod in mesh.pods if pod.proxy in proxies]
+        pods = mesh.pods_of(proxies)
         seen = [s for s in symptoms if "ERROR" in s.flags and bool(set(proxies) & set(s.reporters))]
         refusals = listeners[listeners["proxy"].isin(proxies) & listeners["error"].notna()]
-        refusals.attrs["table"] = "listeners"
         words = and_list((str(e).strip().rstrip(".") for e in rows["error"].dropna()), limit=2)
         kinds, who = and_list(rows["xds"]), and_list(proxies)
         if item is None:
@@ -91,7 +89,11 @@ def configuration_refused(
                 "text belongs to.",
                 "Look for the part that the message names in what changed last: `kubectl get "
                 "envoyfilters,wasmplugins,telemetries,requestauthentications -A`.",
-                evidence=(*symptom_rows(facts, seen), Evidence.of(rows), Evidence.of(refusals)),
+                evidence=(
+                    *symptom_rows(facts, seen),
+                    Evidence.of(proxy_status, rows.index),
+                    Evidence.of(listeners, refusals.index),
+                ),
                 explains=ids(seen),
                 certainty=0.5,
             )
@@ -104,8 +106,8 @@ def configuration_refused(
             f"Mend or delete it: {edit(subject_of(item))}.",
             evidence=(
                 *symptom_rows(facts, seen),
-                Evidence.of(rows),
-                Evidence.of(refusals),
+                Evidence.of(proxy_status, rows.index),
+                Evidence.of(listeners, refusals.index),
                 config_rows(istio_config, item),
             ),
             explains=ids(seen),
@@ -178,7 +180,6 @@ def proxy_disconnected(
             .astype(bool)
             & proxy_log["level"].isin(["warn", "error"]).astype(bool)
         ]
-        complaints.attrs["table"] = "proxy_log"
         if not len(complaints) and (unasked or facts.gaps("proxy_status")):
             continue  # it may be connected to the istiod that did not answer
         said = one_line(complaints["message"].iloc[-1]).rstrip(".") if len(complaints) else ""
@@ -192,7 +193,7 @@ def proxy_disconnected(
             evidence=(
                 *symptom_rows(facts, seen),
                 Evidence.of(rows_of(proxies, proxy=pod.proxy)),
-                Evidence.of(complaints.tail(3)),
+                Evidence.of(proxy_log, complaints.tail(3).index),
             ),
             related=(workload_of(pod),) if pod.workload_kind != "Pod" else (),
             explains=ids(seen),
@@ -210,7 +211,6 @@ def configuration_late(
     """
     late = proxy_status[(proxy_status["sync"] == "STALE") & (proxy_status["age_s"] > STALE_AFTER_S)]
     for proxy, rows in late.groupby("proxy"):
-        rows.attrs["table"] = "proxy_status"
         pod, _, namespace = str(proxy).rpartition(".")
         seen = [s for s in symptoms if "STALE" in s.flags and proxy in s.reporters]
         yield Finding(
@@ -218,7 +218,7 @@ def configuration_late(
             f"{proxy} has not acknowledged {and_list(rows['xds'])} for "
             f"{rows['age_s'].max():.0f} s.",
             f"Look at its log with `kubectl -n {namespace} logs {pod} -c istio-proxy`.",
-            evidence=(Evidence.of(rows),),
+            evidence=(Evidence.of(proxy_status, rows.index),),
             explains=ids(seen),
         )
 
@@ -280,7 +280,6 @@ def discovery_address_unknown(
             proxy_log["proxy"].isin([pod.proxy for pod in pods])
             & proxy_log["message"].str.contains(host, regex=False).fillna(False).astype(bool)
         ]
-        logged.attrs["table"] = "proxy_log"
         annotated = any("proxy.istio.io/config" in pod.annotations for pod in pods)
         wrong = "the annotation proxy.istio.io/config" if annotated else "its proxy configuration"
         yield Finding(
@@ -291,7 +290,7 @@ def discovery_address_unknown(
             evidence=(
                 *symptom_rows(facts, seen),
                 Evidence.of(proxies, proxies.index[proxies["proxy"].isin([p.proxy for p in pods])]),
-                Evidence.of(logged.tail(3)),
+                Evidence.of(proxy_log, logged.tail(3).index),
             ),
             related=tuple(
                 Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
@@ -315,7 +314,6 @@ def workload_certificate_ended(
     ]
     ended = own[own["expires_in_s"] < _RENEWED_BEFORE_S]
     for proxy, rows in ended.groupby("proxy"):
-        rows.attrs["table"] = "certificates"
         pod, _, namespace = str(proxy).rpartition(".")
         left = float(rows["expires_in_s"].min())
         hosts = {
@@ -338,7 +336,7 @@ def workload_certificate_ended(
             f"The certificate {and_list(rows['resource_name'])} of {proxy} {end}.",
             f"See why it is not renewed with `kubectl -n {namespace} logs {pod} -c istio-proxy`, "
             "then replace the pod.",
-            evidence=(*symptom_rows(facts, seen), Evidence.of(rows)),
+            evidence=(*symptom_rows(facts, seen), Evidence.of(certificates, rows.index)),
             explains=ids(seen),
             severity=None if left <= 0 else Severity.WARNING,
         )

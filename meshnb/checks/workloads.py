@@ -43,10 +43,6 @@ def services_of(pods: list[Pod], mesh: Mesh) -> list[ServicePort]:
     return [port for port in mesh.services if any(pod in pods for pod in mesh.selected(port))]
 
 
-def _pods_of(workload: tuple[str, str], mesh: Mesh) -> list[Pod]:
-    return [pod for pod in mesh.pods if (pod.namespace, pod.workload) == workload and pod.running]
-
-
 @check("MNB701", Severity.ERROR, cause=Cause.DATA_PLANE)
 def service_selects_nothing(
     mesh: Mesh,
@@ -231,12 +227,11 @@ def pods_not_ready(
                 and bool({"UF", "UC"} & s.flags)
             )
         ]
-        every = _pods_of((subject.namespace, subject.name), mesh)
+        every = mesh.workload_pods((subject.namespace, subject.name))
         rows = containers[
             (containers["namespace"] == subject.namespace)
             & containers["pod"].isin([p.pod for p in members])
         ]
-        rows.attrs["table"] = "containers"
         consequence = (
             f" {and_list(sorted(hosts))} has no ready endpoint." if hosts and alone else ""
         )
@@ -248,7 +243,7 @@ def pods_not_ready(
             state.remedy,
             evidence=(
                 *symptom_rows(facts, seen),
-                Evidence.of(rows),
+                Evidence.of(containers, rows.index),
                 Evidence.of(
                     pods,
                     pods.index[
@@ -299,7 +294,7 @@ def application_not_listening(
     """
     for symptom in [s for s in symptoms if _refused(s)]:
         at_server = symptom.side == "server"
-        pods = _pods_of(symptom.workload, mesh) if at_server else _upstream_pods(symptom, mesh)
+        pods = mesh.workload_pods(symptom.workload) if at_server else _upstream_pods(symptom, mesh)
         if not pods or not any(pod.ready for pod in pods) or not (at_server or _bare(pods)):
             continue  # an application that is not up at all is for the check of readiness
         wanted = sorted(
@@ -372,7 +367,7 @@ def application_ends_connections(mesh: Mesh, symptoms: Symptoms, facts: Facts) -
             or symptom.kind != "request"
         ):
             continue
-        pods = _pods_of(symptom.workload, mesh)
+        pods = mesh.workload_pods(symptom.workload)
         if not any(pod.ready for pod in pods):
             continue
         subject = workload_of(pods[0])
@@ -418,7 +413,7 @@ def application_fails(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterator[
         if symptom.code < 500 or symptom.details != "via_upstream" or symptom.flags - {"URX"}:
             continue
         if symptom.side == "server":
-            pods = _pods_of(symptom.workload, mesh)
+            pods = mesh.workload_pods(symptom.workload)
         else:
             hosts = {split_address(failure.upstream_host)[0] for failure in symptom.failures}
             pods = [pod for pod in mesh.pods if pod.address in hosts and not pod.in_mesh]
@@ -459,7 +454,6 @@ def application_too_slow(
             routes["proxy"].isin(symptom.reporters)
             & routes["clusters"].map(lambda names, own=symptom.cluster: own in (names or ()))
         ]
-        carried.attrs["table"] = "routes"
         limits = sorted({float(value) for value in carried["timeout_ms"].dropna() if value})
         owners = [
             item
@@ -494,7 +488,7 @@ def application_too_slow(
             f"{what}: {counted(symptom.count, 'request')} ended with {symptom.code}.",
             f"Find out what it waits for with `kubectl -n {subject.namespace} logs {name}`, or "
             f"allow more time{where}.",
-            evidence=(*symptom_rows(facts, [symptom]), Evidence.of(carried)),
+            evidence=(*symptom_rows(facts, [symptom]), Evidence.of(routes, carried.index)),
             related=(
                 *(subject_of(item) for item in owners if subject_of(item) != subject),
                 *(Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"),
@@ -524,7 +518,7 @@ def network_path_blocked(
             continue
         addresses = {split_address(failure.upstream_host)[0] for failure in symptom.failures}
         pods = [pod for pod in mesh.pods if pod.address in addresses and pod.running]
-        callers = [pod for pod in mesh.pods if pod.proxy in symptom.reporters]
+        callers = mesh.pods_of(symptom.reporters)
         policies = network_policies[
             [
                 any(
@@ -542,11 +536,9 @@ def network_path_blocked(
                 )
             ]
         ]
-        policies.attrs["table"] = "network_policies"
         given = endpoints[
             endpoints["address"].isin(list(addresses)) & endpoints["proxy"].isin(symptom.reporters)
         ]
-        given.attrs["table"] = "endpoints"
         ports = mesh.ports(symptom.host)
         if len(policies):
             row = policies.sort_values("created").iloc[-1]
@@ -567,7 +559,11 @@ def network_path_blocked(
             f"nor refused ({symptom.count} timed out){reason}",
             "Let the callers' namespaces through to the port, in NetworkPolicies and firewalls: "
             "`kubectl get networkpolicies -A`.",
-            evidence=(*symptom_rows(facts, [symptom]), Evidence.of(given), Evidence.of(policies)),
+            evidence=(
+                *symptom_rows(facts, [symptom]),
+                Evidence.of(endpoints, given.index),
+                Evidence.of(network_policies, policies.index),
+            ),
             related=(Subject("Service", ports[0].namespace, ports[0].service),) if ports else (),
             explains=ids([symptom]),
             severity=Severity.INFO if symptom.is_over else None,

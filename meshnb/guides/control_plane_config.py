@@ -9,7 +9,16 @@ from meshnb.guides.focus import hosts, of_class, short
 from meshnb.guides.meanings import HOPS, meaning
 from meshnb.guides.pictures import State, age, change, request
 from meshnb.guides.pictures.change import carried
-from meshnb.guides.shared import fails, followed, judgement, mend, plural, quiet, symptom_command
+from meshnb.guides.shared import (
+    fails,
+    followed,
+    judgement,
+    latest_lines,
+    mend,
+    plural,
+    quiet,
+    symptom_command,
+)
 from meshnb.symptoms import Symptom
 from meshnb.symptoms.requests import split_address
 from meshnb.traces.mesh import ConfigObject, host_matches
@@ -44,9 +53,7 @@ def hop(case: Case, chosen: Chosen) -> Page:
         asks_first=True,
     )
     answer = pick.taken(chosen.get("hop"))
-    rows = case.facts["access_log"].loc[list(symptom.rows[-3:])]
-    rows.attrs["table"] = "access_log"
-    tables = (excerpt("access_log: the latest of them", rows, of=symptom.count),)
+    tables = (latest_lines(case, symptom),)
     if not answer:
         return Page(
             "Think first: the flag and the details in the log line say it.",

@@ -18,6 +18,7 @@ from meshnb.guides.shared import (
     fails,
     followed,
     gap_note,
+    latest_lines,
     mend,
     plural,
     quiet,
@@ -70,9 +71,7 @@ def answer(case: Case, chosen: Chosen) -> Page:
         asks_first=True,
     )
     taken = pick.taken(chosen.get("answer"))
-    rows = case.facts["access_log"].loc[list(symptom.rows[-3:])]
-    rows.attrs["table"] = "access_log"
-    tables = (excerpt("access_log: the latest of them", rows, of=symptom.count),)
+    tables = (latest_lines(case, symptom),)
     if not taken:
         return Page(
             "Think first: the details in the log line say it.",

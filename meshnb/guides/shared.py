@@ -75,6 +75,13 @@ def symptom_rows(case: Case, symptom: Symptom) -> Excerpt:
     return excerpt(f"{symptom.table}: {symptom.message}", varied(rows))
 
 
+def latest_lines(case: Case, symptom: Symptom) -> Excerpt:
+    """Return the last log lines of a symptom, for a reader who is asked what they say."""
+    rows = case.facts["access_log"].loc[list(symptom.rows[-3:])]
+    rows.attrs["table"] = "access_log"
+    return excerpt("access_log: the latest of them", rows, of=symptom.count)
+
+
 def nothing_fails(case: Case) -> Page:
     """Return the page for a mesh in which no symptom is seen."""
     missing = gap_note(case, READS)

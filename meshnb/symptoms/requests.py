@@ -138,7 +138,7 @@ def _matters(failure: Failure, worked: dict[tuple[str, str, str], datetime]) -> 
 def _side(failure: Failure, mesh: Mesh) -> str:
     if failure.direction == "inbound":
         return "server"
-    pod = next((p for p in mesh.pods if p.proxy == failure.proxy), None)
+    pod = mesh.pod_of(failure.proxy)
     return "gateway" if pod is not None and pod.mesh in ("gateway", "waypoint") else "client"
 
 

@@ -109,7 +109,9 @@ class Mesh:
     root_namespace: str
     _hosts: frozenset[str] = field(init=False)
     _by_address: Mapping[str, Pod] = field(init=False)
+    _by_proxy: Mapping[str, Pod] = field(init=False)
     _by_host: Mapping[str, tuple[ServicePort, ...]] = field(init=False)
+    _by_cluster_ip: Mapping[tuple[str, int | None], ServicePort] = field(init=False)
     _selected: dict[ServicePort, list[Pod]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +124,12 @@ class Mesh:
             pod.address: pod
             for pod in self.pods
             if pod.address and pod.running and not pod.host_network
+        }
+        self._by_proxy = {pod.proxy: pod for pod in reversed(self.pods) if pod.proxy}
+        self._by_cluster_ip = {
+            (service.cluster_ip, service.port): service
+            for service in reversed(self.services)
+            if service.cluster_ip
         }
         by_host: dict[str, tuple[ServicePort, ...]] = {}
         for service in self.services:
@@ -164,12 +172,24 @@ class Mesh:
         """Return the pod with this address, hostNetwork pods left out."""
         return self._by_address.get(address)
 
+    def pod_of(self, proxy: str) -> Pod | None:
+        """Return the pod of a proxy, which is called pod.namespace."""
+        return self._by_proxy.get(proxy)
+
+    def pods_of(self, proxies: Iterable[str]) -> list[Pod]:
+        """Return the pods of these proxies, in the order of the table of pods."""
+        wanted = set(proxies)
+        return [pod for pod in self.pods if pod.proxy in wanted]
+
+    def workload_pods(self, workload: tuple[str, str]) -> list[Pod]:
+        """Return the running pods of a workload, which is a namespace and a name."""
+        return [
+            pod for pod in self.pods if (pod.namespace, pod.workload) == workload and pod.running
+        ]
+
     def service_at(self, address: str, port: int | None) -> ServicePort | None:
         """Return the Service port with this cluster address and port."""
-        for service in self.services:
-            if address and service.cluster_ip == address and service.port == port:
-                return service
-        return None
+        return self._by_cluster_ip.get((address, port))
 
     def selected(self, service: ServicePort) -> list[Pod]:
         """Return the pods that a Service's selector matches; none when it has no selector."""
