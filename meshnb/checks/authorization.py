@@ -29,8 +29,8 @@ from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
+from meshnb.traces.failures import Failure, failed
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod
-from meshnb.traces.request import Failure, failed
 
 _POLICY = re.compile(r"(istio-ext-authz-)?ns\[([^\]]+)\]-policy\[([^\]]+)\]-rule\[(\d+)\]")
 _DENIED = "rbac_access_denied_matched_policy"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshnb.traces.request import Failure
+from meshnb.traces.failures import Failure
 
 #: The hops of a request in their order, each with what happens there.
 HOPS: Mapping[str, str] = {

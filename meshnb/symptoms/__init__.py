@@ -11,8 +11,8 @@ from meshnb.symptoms.pods import pods
 from meshnb.symptoms.requests import requests
 from meshnb.symptoms.sync import sync
 from meshnb.tables import Facts
+from meshnb.traces.failures import Failures
 from meshnb.traces.mesh import Mesh
-from meshnb.traces.request import Failures
 
 __all__ = ["READERS", "READS", "Symptom", "Symptoms", "find_symptoms"]
 

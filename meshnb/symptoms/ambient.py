@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from meshnb.symptoms.base import Symptom, weight_of
 from meshnb.tables import Facts
+from meshnb.traces.failures import Failures
 from meshnb.traces.mesh import Mesh, plain
-from meshnb.traces.request import Failures
 
 
 def ambient(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:

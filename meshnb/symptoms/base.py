@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from meshnb.tables import Facts
+from meshnb.traces.failures import Failure, Failures
 from meshnb.traces.mesh import Mesh
-from meshnb.traces.request import Failure, Failures
 
 #: Symptoms weigh half as much for each such stretch of time since they were last seen, in seconds.
 HALF_LIFE_S = 120.0

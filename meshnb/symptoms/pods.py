@@ -8,8 +8,8 @@ from typing import Any
 
 from meshnb.symptoms.base import Symptom
 from meshnb.tables import Facts
+from meshnb.traces.failures import Failures
 from meshnb.traces.mesh import Mesh, plain
-from meshnb.traces.request import Failures
 
 #: How long after the last event a pod that could not be made still counts, when nothing mended it.
 _EVENT_AGE = timedelta(minutes=15)

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from meshnb.symptoms.base import Symptom, weight_of
 from meshnb.tables import Facts
+from meshnb.traces.failures import Failure, Failures, failed
 from meshnb.traces.mesh import Mesh
-from meshnb.traces.request import Failure, Failures, failed
 
 _CLUSTER = re.compile(r"^(?:outbound|inbound)[|_]\.?(\d+)[|_]\.?([^|]*?)(?:[|]|_\.)(.*)$")
 #: Parts of the details that differ from request to request.

@@ -10,8 +10,8 @@ from meshnb.sources import HttpQuestion, Question
 from meshnb.symptoms.base import Symptom
 from meshnb.tables import Facts
 from meshnb.tables.base import Got
+from meshnb.traces.failures import Failures
 from meshnb.traces.mesh import Mesh, plain
-from meshnb.traces.request import Failures
 
 #: The page on which an istiod lists the proxies that are connected to it.
 _SYNC = Got(15014, "/debug/syncz")

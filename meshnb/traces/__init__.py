@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meshnb.traces.base import Trace
+from meshnb.traces.failures import FAILURES
 from meshnb.traces.mesh import MESH
 from meshnb.traces.objects import OBJECTS
-from meshnb.traces.request import FAILURES
 
 __all__ = ["TRACES", "Trace"]
 

@@ -6,7 +6,7 @@ import pandas as pd
 from plotly import graph_objects
 
 from meshnb.tables import Facts
-from meshnb.traces.request import failed
+from meshnb.traces.failures import failed
 from meshnb.views.base import escape
 
 #: Colours that colour-blind eyes can tell apart (Okabe and Ito), each with a pattern of its own.

@@ -16,8 +16,8 @@ from meshnb.symptoms import READERS, Symptom, Symptoms, find_symptoms
 from meshnb.symptoms.base import HALF_LIFE_S, weight_of
 from meshnb.symptoms.requests import destination, split_address
 from meshnb.tables import TABLES, Facts
+from meshnb.traces.failures import FAILURES, Failure, Failures, failed
 from meshnb.traces.mesh import MESH, Mesh
-from meshnb.traces.request import FAILURES, Failure, Failures, failed
 from tests.alteration import Altered, Line
 
 Recorded = Callable[[str], Facts]

@@ -11,8 +11,8 @@ from typing import Any
 from meshnb.guides.pictures.base import Edge, MeshGraph, Node, State, worst
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
+from meshnb.traces.failures import failed
 from meshnb.traces.mesh import Mesh, Pod, ServicePort, plain
-from meshnb.traces.request import failed
 
 #: So many nodes can be told apart on a screen.
 _MOST = 24

@@ -6,8 +6,8 @@ from meshnb.guides.meanings import HOPS, meaning
 from meshnb.guides.pictures.base import Chain, Link, State
 from meshnb.symptoms import Symptom
 from meshnb.symptoms.requests import destination
+from meshnb.traces.failures import Failure
 from meshnb.traces.mesh import Mesh
-from meshnb.traces.request import Failure
 
 #: What the caller's proxy did, of which the server's own proxy knows nothing.
 _ON_CLIENTS_SIDE = frozenset({"the route", "the cluster", "the endpoint"})

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from meshnb.tables import Facts
+from meshnb.traces.failures import FAILURES, Failure, Failures, failed
 from meshnb.traces.mesh import MESH, Mesh
-from meshnb.traces.request import FAILURES, Failure, Failures, failed
 from tests.alteration import Altered, Line
 
 Recorded = Callable[[str], Facts]
