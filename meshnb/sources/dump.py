@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import mmap
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,12 @@ _ADMIN_PORT = 15000
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _START = 4096
+#: After the end of a page there is no more than white space.
+_TAIL = 64
+_FIRST_PART = re.compile(rb'\s*\{\s*"configs"\s*:\s*\[\s*(?=\{)')
+#: A bootstrap has some 100 kB.
+_BOOTSTRAP_LIMIT = 1 << 22
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _FIRST_KEY = re.compile(rb'\s*\{\s*"([^"]*)"')
 _SAVE = (
     "Save one with `kubectl exec POD -c istio-proxy -- pilot-agent request GET "
@@ -104,7 +112,7 @@ class Dump:
         self.path = Path(path)
         self._label = label or str(self.path)
         self._body = self._open()
-        self._now = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+        self._written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
         self._question = self._asked()
 
     def __repr__(self) -> str:
@@ -121,10 +129,10 @@ class Dump:
         """Return nothing: a damaged file is not opened at all."""
         return ()
 
-    @property
+    @cached_property
     def now(self) -> datetime:
         """When the proxy last took something over, or else when the file was written."""
-        return self._now
+        return _newest(self._parts) or self._written
 
     def questions(self) -> tuple[Question, ...]:
         """Return the one question that the file answers."""
@@ -138,7 +146,7 @@ class Dump:
                     f"{self._label} is one page of one proxy and has no answer to {question}.",
                     next_step="Record a bundle of the running mesh to see more.",
                 )
-            yield Answer(question, self._now, 0.0, 200, self._body)
+            yield Answer(question, self._written, 0.0, 200, self._body)
 
     def _open(self) -> Body:
         name = repr(str(self.path))
@@ -174,35 +182,45 @@ class Dump:
             )
         return body
 
+    @cached_property
+    def _parts(self) -> list[_Part]:
+        """What a config dump consists of; nothing where it has an odd shape, or is another page.
+
+        Raises SourceError when the file is not JSON.
+        """
+        try:
+            return msgspec.json.decode(self._body, type=_Page).configs
+        except msgspec.ValidationError:
+            return []
+        except _BROKEN as error:
+            raise self._not_json(error) from error
+
+    def _not_json(self, error: Exception | str) -> SourceError:
+        return SourceError(
+            f"{str(self.path)!r} is not JSON ({error}). It was cut off, or is something else.",
+            next_step=_SAVE,
+        )
+
     def _asked(self) -> HttpQuestion:
         """Return the question that the file answers, by what is in it."""
-        name = repr(str(self.path))
         if self._body[: len(_BOM)] == _BOM:
             self._body = self._body[len(_BOM) :]
-        parts: list[_Part] = []
+        # Of an Envoy's dump the beginning says enough; it can have hundreds of megabytes.
+        if self._body[-_TAIL:].rstrip().endswith(b"}") and (first := _first_part(self._body)):
+            return HttpQuestion(*self._proxy([first]), _ADMIN_PORT, _PAGES["configs"])
+        name = repr(str(self.path))
         try:
-            # One look at all of it; where something has an odd shape, only at the keys.
-            with contextlib.suppress(msgspec.ValidationError):
-                parts = msgspec.json.decode(self._body, type=_Page).configs
-            keys = (
-                ["configs"]
-                if parts
-                else list(msgspec.json.decode(self._body, type=dict[str, msgspec.Raw]))
-            )
+            keys = list(msgspec.json.decode(self._body, type=dict[str, msgspec.Raw]))
         except msgspec.ValidationError:
             raise SourceError(
                 f"{name} is JSON, but no object: it is not a saved page of a proxy.",
                 next_step=_SAVE,
             ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise SourceError(
-                f"{name} is not JSON ({error}). It was cut off, or is something else.",
-                next_step=_SAVE,
-            ) from error
-        self._now = _newest(parts) or self._now
+        except _BROKEN as error:
+            raise self._not_json(error) from error
         for key, page in _PAGES.items():
             if key in keys:
-                return HttpQuestion(*self._proxy(parts), _ADMIN_PORT, page)
+                return HttpQuestion(*self._proxy(self._parts), _ADMIN_PORT, page)
         shown = ", ".join(keys[:10]) or "none"
         raise SourceError(
             f"{name} is JSON, but neither a config dump nor a page of clusters. Its keys: "
@@ -229,6 +247,20 @@ class Dump:
         return "", re.sub(r"[^A-Za-z0-9.-]+", "-", stem).strip("-.")[:63] or "proxy"
 
 
+def _first_part(body: Body) -> _Part | None:
+    """Return the first part of a config dump if it is the bootstrap, which names the proxy."""
+    start = _FIRST_PART.match(body)
+    if start is None:
+        return None
+    beginning = body[start.end() : start.end() + _BOOTSTRAP_LIMIT].decode("utf-8", "replace")
+    try:
+        first, _ = json.JSONDecoder().raw_decode(beginning)
+        part = msgspec.convert(first, _Part)
+    except (json.JSONDecodeError, RecursionError, msgspec.ValidationError):
+        return None
+    return part if part.bootstrap else None
+
+
 def _newest(parts: list[_Part]) -> datetime | None:
     # All are written alike, in UTC and with milliseconds, so the greatest text is the newest.
     texts: set[str] = set().union(*(part.times() for part in parts))
@@ -248,6 +280,6 @@ def holds_dump(path: str | os.PathLike[str]) -> bool:
     first = _FIRST_KEY.match(start)
     if first and first[1].decode("utf-8", "replace") in _PAGES:
         return True
-    json = there.suffix == ".json" or start.lstrip()[:1] == b"{"
+    named = there.suffix == ".json" or start.lstrip()[:1] == b"{"
     packed = start[: len(_GZIP)] == _GZIP
-    return packed or (json and not (b'"apiVersion"' in start and b'"kind"' in start))
+    return packed or (named and not (b'"apiVersion"' in start and b'"kind"' in start))

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby, islice
+from itertools import chain, groupby, islice, repeat
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -256,7 +256,7 @@ class Table:
 
     def frame(self, rows: Iterable[tuple[Question, Row | Block]]) -> pd.DataFrame:
         """Return rows as a DataFrame with exactly this table's columns and dtypes."""
-        values: dict[str, list[Any]] = {name: [] for name in self.columns}
+        values: dict[str, list[Sequence[Any]]] = {name: [] for name in self.columns}
         asked, title = None, ""
         for question, count, found in _columns(rows):
             if not found.keys() < self.columns.keys():
@@ -266,12 +266,30 @@ class Table:
                 )
             if question is not asked:
                 asked, title = question, str(question)
-            for name in values:
-                values[name] += found.get(name) or [title if name == "question" else None] * count
+            for name, parts in values.items():
+                alike = _Alike(title if name == "question" else None, count)
+                parts.append(found.get(name, alike))
         return pd.DataFrame(
-            {name: _typed(values[name], column.dtype) for name, column in self.columns.items()},
+            {name: _joined(values[name], column.dtype) for name, column in self.columns.items()},
             copy=False,  # the arrays are its own
         )
+
+
+class _Alike(Sequence[Any]):
+    """One value for many rows, which is looked at once, not row by row."""
+
+    def __init__(self, value: Any, count: int) -> None:
+        self.value = value
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return ([self.value] * self._count)[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return repeat(self.value, self._count)
 
 
 def _columns(
@@ -287,10 +305,11 @@ def _columns(
             if block:
                 for many in some:
                     assert isinstance(many, Block)
-                    columns = zip(*many.rows, strict=True)
-                    found = dict(zip(many.names, columns, strict=False))
-                    shared = {name: [value] * len(many.rows) for name, value in many.shared.items()}
-                    yield question, len(many.rows), {**found, **shared}
+                    if count := len(many.rows):
+                        columns = zip(*many.rows, strict=True)
+                        found = dict(zip(many.names, columns, strict=True))
+                        alike = {name: _Alike(value, count) for name, value in many.shared.items()}
+                        yield question, count, {**found, **alike}
             else:
                 while batch := [row for row in islice(some, _BATCH) if not isinstance(row, Block)]:
                     names: set[str] = set().union(*batch)
@@ -313,6 +332,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _joined(parts: list[Sequence[Any]], dtype: str) -> Any:
+    """Return the parts of a column one after the other, as an array of a dtype."""
+    alike = [part.value for part in parts if isinstance(part, _Alike)]
+    if dtype != "object" and alike and alike.count(alike[0]) == len(parts):
+        return pd.Series(_typed(alike[:1], dtype)).array.repeat(sum(map(len, parts)))
+    return _typed(list(chain.from_iterable(parts)), dtype)
+
+
 def _typed(values: list[Any], dtype: str) -> Any:
     kinds = set(map(type, values))
     if dtype == "object":
@@ -329,6 +356,9 @@ def _typed(values: list[Any], dtype: str) -> Any:
         return pd.array([None], dtype=name).repeat(len(values))
     if dtype == "Int64" and kinds <= {int, _NOTHING}:
         with suppress(OverflowError):
+            if kinds == {int}:
+                numbers = np.fromiter(values, "int64", len(values))
+                return pd.arrays.IntegerArray(numbers, np.zeros(len(values), dtype=bool))
             numbers = np.array([0 if value is None else value for value in values], dtype="int64")
             return pd.arrays.IntegerArray(numbers, np.array([value is None for value in values]))
     if not kinds <= _CLEANED[dtype]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
+import msgspec
+
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Json, Row, Table, dig, items, mapping
+from meshnb.tables.base import Block, Column, Facts, Json, Table, decode_json, dig, items, mapping
 from meshnb.tables.envoy import (
     CONFIG_DUMP,
+    NO_LIST,
+    ODD,
+    Metadata,
+    Shape,
+    each,
     entries,
-    istio_config,
+    made_from,
     management,
     milliseconds,
     proxy_of,
-    tls_context,
+    shaped,
 )
 
 CLUSTERS = Table(
@@ -69,35 +78,129 @@ _STATES = {
 }
 
 
+class _Matcher(Shape):
+    exact: Any = None
+
+
+class _Typed(Shape):
+    matcher: _Matcher | ODD = None
+
+
+class _Validation(Shape):
+    match_subject_alt_names: list[_Matcher | ODD] | NO_LIST = None
+    match_typed_subject_alt_names: list[_Typed | ODD] | NO_LIST = None
+
+
+class _Combined(Shape):
+    default_validation_context: _Validation | ODD = None
+
+
+class _Named(Shape):
+    name: Any = None
+
+
+class _Common(Shape):
+    alpn_protocols: Any = None
+    tls_certificates: Any = None
+    tls_certificate_sds_secret_configs: list[_Named | ODD] | NO_LIST = None
+    combined_validation_context: _Combined | ODD = None
+    validation_context: _Validation | ODD = None
+
+
+class _Context(Shape, rename={"type": "@type"}):
+    type: Any = None
+    common_tls_context: _Common | ODD = None
+    sni: Any = None
+    transport_socket: _Socket | ODD = None
+
+
+class _Socket(Shape):
+    typed_config: _Context | ODD = None
+
+
+class _Choice(Shape):
+    match: Any = None
+    transport_socket: _Socket | ODD = None
+
+
+class _Cluster(Shape):
+    name: Any = ""
+    type: Any = None
+    cluster_type: Any = None
+    connect_timeout: Any = None
+    lb_policy: Any = None
+    outlier_detection: Any = None
+    metadata: Metadata | ODD = None
+    http2_protocol_options: Any = None
+    transport_socket: _Socket | ODD = None
+    transport_socket_matches: list[_Choice | ODD] | NO_LIST = None
+    # Few clusters differ in these.
+    typed_extension_protocol_options: msgspec.Raw = msgspec.Raw(b"{}")
+    circuit_breakers: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Error(Shape):
+    details: Any = None
+    failed_configuration: _Cluster | ODD = None
+
+
+class _Entry(Shape):
+    cluster: _Cluster | ODD = None
+    error_state: _Error | ODD = None
+    last_updated: Any = None
+    version_info: Any = None
+
+
+_ENTRIES = msgspec.json.Decoder(list[_Entry | ODD])
+_NAMES = ("cluster", "service_fqdn", "port", "subset", "direction")
+_READ = (
+    *("state", *_NAMES, "type", "destination_rule", "tls", "sni", "sans", "protocol"),
+    *("connect_timeout_ms", "lb_policy", *_LIMITS, "outlier"),
+    *("last_updated", "version", "istio_config", "error"),
+)
+
+
 @CLUSTERS.reads
-def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Row]:
-    proxy = proxy_of(question)
+def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Block]:
     rows = [
-        {"proxy": proxy, "state": _STATES[field], **_row(mapping(entry))}
-        for field, entry in entries(dump, "ClustersConfigDump", _STATES, question, facts)
+        _row(_STATES[field], shaped(entry, _Entry))
+        for field, found in entries(dump, "ClustersConfigDump", _STATES, question, facts, _ENTRIES)
+        for entry in found
     ]
-    rows.sort(key=lambda row: _order(row["cluster"]))
-    yield from rows
+    rows.sort(key=itemgetter(0))
+    yield Block(_READ, [row for _, row in rows], {"proxy": proxy_of(question)})
 
 
-def _row(entry: Mapping[str, Any]) -> Row:
-    cluster = mapping(entry, "cluster") or mapping(entry, "error_state", "failed_configuration")
-    config = istio_config(cluster)
-    return {
-        **_names(str(cluster.get("name") or "")),
-        "type": cluster.get("type") or dig(cluster, "cluster_type", "name") or "STATIC",
-        "destination_rule": management(config),
-        **_tls(cluster),
-        "protocol": _protocol(cluster),
-        "connect_timeout_ms": milliseconds(cluster.get("connect_timeout")),
-        "lb_policy": cluster.get("lb_policy") or "ROUND_ROBIN",
-        **_circuit_breaker(cluster),
-        "outlier": cluster.get("outlier_detection"),
-        "last_updated": entry.get("last_updated"),
-        "version": entry.get("version_info"),
-        "istio_config": config,
-        "error": dig(entry, "error_state", "details"),
-    }
+def _row(state: str, entry: _Entry) -> tuple[Any, tuple[Any, ...]]:
+    """Return one cluster's place in istioctl's order, and its values."""
+    cluster, error = entry.cluster, shaped(entry.error_state, _Error)
+    if not isinstance(cluster, _Cluster):
+        cluster = shaped(error.failed_configuration, _Cluster)
+    name = str(cluster.name or "")
+    direction, subset, host, port = _parse(name)
+    plain = name.count("|") < 3
+    config = made_from(cluster.metadata)
+    values = (
+        state,
+        name,
+        host,
+        "-" if plain else str(port),
+        subset or "-",
+        "-" if plain else direction,
+        cluster.type or dig(cluster.cluster_type, "name") or "STATIC",
+        management(config),
+        *_tls(cluster),
+        _protocol(cluster),
+        milliseconds(cluster.connect_timeout),
+        cluster.lb_policy or "ROUND_ROBIN",
+        *_limits(bytes(cluster.circuit_breakers)),
+        cluster.outlier_detection,
+        entry.last_updated,
+        entry.version_info,
+        config,
+        error.details,
+    )
+    return (host, subset, port, direction), values
 
 
 def _parse(name: str) -> tuple[str, str, str, int]:
@@ -111,61 +214,62 @@ def _parse(name: str) -> tuple[str, str, str, int]:
     return direction, subset, "" if "|" in host else host, int(port) if port.isdecimal() else 0
 
 
-def _order(name: str) -> tuple[str, str, int, str]:
-    direction, subset, host, port = _parse(name)
-    return host, subset, port, direction
+def _tls(cluster: _Cluster) -> tuple[str, Json, tuple[str, ...]]:
+    """Return what is spoken, the server name, and the names that the server may have."""
+    for choice in each(cluster.transport_socket_matches, _Choice):
+        if (context := _context(choice.transport_socket)) is not None:
+            return _described(context, by_mode="tlsMode" in mapping(choice.match))
+    if (context := _context(cluster.transport_socket)) is not None:
+        return _described(context, by_mode=False)
+    return "none", None, ()
 
 
-def _names(name: str) -> Row:
-    direction, subset, host, port = _parse(name)
-    plain = name.count("|") < 3
-    return {
-        "cluster": name,
-        "service_fqdn": host,
-        "port": "-" if plain else str(port),
-        "subset": subset or "-",
-        "direction": "-" if plain else direction,
-    }
+def _context(socket: object) -> _Context | None:
+    """Return the TLS context of a socket, or of one that it wraps, as the PROXY protocol's does."""
+    for _ in range(4):
+        context = shaped(shaped(socket, _Socket).typed_config, _Context)
+        if str(context.type).endswith("TlsContext"):
+            return context
+        socket = context.transport_socket
+    return None
 
 
-def _tls(cluster: Mapping[str, Any]) -> Row:
-    for choice in items(cluster, "transport_socket_matches"):
-        context = tls_context(dig(choice, "transport_socket"))
-        if context is not None:
-            by_mode = "tlsMode" in mapping(choice, "match")
-            return _described(context, "auto" if by_mode else _kind(context))
-    context = tls_context(dig(cluster, "transport_socket"))
-    return {"tls": "none", "sans": ()} if context is None else _described(context, _kind(context))
+def _described(context: _Context, *, by_mode: bool) -> tuple[str, Json, tuple[str, ...]]:
+    common = shaped(context.common_tls_context, _Common)
+    combined = shaped(common.combined_validation_context, _Combined)
+    sans: list[str] = []
+    for validation in (combined.default_validation_context, common.validation_context):
+        if isinstance(validation, _Validation):
+            sans += _exact(each(validation.match_subject_alt_names, _Matcher))
+            typed = each(validation.match_typed_subject_alt_names, _Typed)
+            sans += _exact(shaped(one.matcher, _Matcher) for one in typed)
+    return "auto" if by_mode else _kind(common), context.sni, tuple(sans)
 
 
-def _kind(context: Mapping[str, Any]) -> str:
-    common = mapping(context, "common_tls_context")
-    secrets = [
-        dig(secret, "name") for secret in items(common, "tls_certificate_sds_secret_configs")
-    ]
-    protocols = [str(protocol) for protocol in items(common, "alpn_protocols")]
+def _exact(matchers: Iterable[_Matcher]) -> list[str]:
+    return [str(matcher.exact) for matcher in matchers if matcher.exact]
+
+
+def _kind(common: _Common) -> str:
+    secrets = [secret.name for secret in each(common.tls_certificate_sds_secret_configs, _Named)]
+    protocols = [str(protocol) for protocol in items(common.alpn_protocols)]
     if "default" in secrets or any(protocol.startswith("istio") for protocol in protocols):
         return "mutual"
-    own = secrets or items(common, "tls_certificates")
+    own = secrets or items(common.tls_certificates)
     return "client certificate" if own else "simple"
 
 
-def _described(context: Mapping[str, Any], kind: str) -> Row:
-    common = mapping(context, "common_tls_context")
-    sans: list[str] = []
-    for validation in (
-        mapping(common, "combined_validation_context", "default_validation_context"),
-        mapping(common, "validation_context"),
-    ):
-        matchers = items(validation, "match_subject_alt_names") + [
-            dig(typed, "matcher") for typed in items(validation, "match_typed_subject_alt_names")
-        ]
-        sans += [str(dig(matcher, "exact")) for matcher in matchers if dig(matcher, "exact")]
-    return {"tls": kind, "sni": dig(context, "sni"), "sans": tuple(sans)}
+def _protocol(cluster: _Cluster) -> str:
+    said = _said_protocol(bytes(cluster.typed_extension_protocol_options))
+    if said:
+        return said
+    # HTTP/1 is what Envoy speaks when nothing is said.
+    return "http1" if cluster.http2_protocol_options is None else "http2"
 
 
-def _protocol(cluster: Mapping[str, Any]) -> str:
-    options = mapping(cluster, "typed_extension_protocol_options", _HTTP_OPTIONS)
+@lru_cache(maxsize=1024)
+def _said_protocol(extensions: bytes) -> str:
+    options = mapping(decode_json(extensions), _HTTP_OPTIONS)
     if "auto_config" in options:
         return "auto"
     if "use_downstream_protocol_config" in options:
@@ -173,14 +277,13 @@ def _protocol(cluster: Mapping[str, Any]) -> str:
     explicit = mapping(options, "explicit_http_config")
     if "http3_protocol_options" in explicit:
         return "http3"
-    if "http2_protocol_options" in explicit or "http2_protocol_options" in cluster:
-        return "http2"
-    return "http1"  # what Envoy speaks when nothing is said
+    return "http2" if "http2_protocol_options" in explicit else ""
 
 
-def _circuit_breaker(cluster: Mapping[str, Any]) -> Row:
-    for threshold in items(cluster, "circuit_breakers", "thresholds"):
+@lru_cache(maxsize=1024)
+def _limits(circuit_breakers: bytes) -> tuple[Any, ...]:
+    for threshold in items(decode_json(circuit_breakers), "thresholds"):
         if dig(threshold, "priority", default="DEFAULT") == "DEFAULT":
             limits = mapping(threshold)
-            return {limit: limits.get(limit) for limit in _LIMITS}
-    return {}
+            return tuple(limits.get(limit) for limit in _LIMITS)
+    return (None,) * len(_LIMITS)

@@ -3,13 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
-from meshnb.sources.base import Question
-from meshnb.tables.base import Block, Column, Facts, Got, Json, Row, Table, dig, items, mapping
-from meshnb.tables.envoy import CONFIG_DUMP, chosen_dumps, entries, proxy_of
+import msgspec
 
-_CLUSTERS = Got(15000, "/clusters?format=json", proxies=True)
+from meshnb.sources.base import Question
+from meshnb.tables.base import Block, Column, Facts, Got, Json, Row, Table, dig, mapping
+from meshnb.tables.envoy import (
+    CONFIG_DUMP,
+    NO_LIST,
+    ODD,
+    Shape,
+    chosen_dumps,
+    each,
+    entries,
+    proxy_of,
+    shaped,
+)
+
+
+class _SocketAddress(Shape):
+    address: Any = ""
+    port_value: Any = None
+
+
+class _Address(Shape):
+    socket_address: _SocketAddress | ODD = None
+    pipe: Any = None
+    envoy_internal_address: Any = None
+
+
+class _Locality(Shape):
+    region: Any = None
+    zone: Any = None
+
+
+class _Counter(Shape):
+    name: Any = None
+    value: Any = 0  # JSON leaves a zero out
+
+
+class _Host(Shape):
+    address: _Address | ODD = None
+    health_status: dict[str, Any] | ODD = None
+    locality: _Locality | ODD = None
+    weight: Any = None
+    hostname: Any = None
+    priority: Any = 0
+    stats: list[_Counter | ODD] | NO_LIST = None
+
+
+class _Status(Shape):
+    name: Any = ""
+    host_statuses: list[_Host | ODD] | NO_LIST = None
+
+
+class _Page(Shape):
+    cluster_statuses: list[_Status | ODD] | NO_LIST = None
+
+
+class _Endpoint(Shape):
+    address: _Address | ODD = None
+    hostname: Any = None
+
+
+class _Held(Shape):
+    endpoint: _Endpoint | ODD = None
+    health_status: Any = "UNKNOWN"
+    load_balancing_weight: Any = None
+
+
+class _Group(Shape):
+    locality: _Locality | ODD = None
+    priority: Any = 0
+    lb_endpoints: list[_Held | ODD] | NO_LIST = None
+
+
+class _Assignment(Shape):
+    cluster_name: Any = ""
+    endpoints: list[_Group | ODD] | NO_LIST = None
+
+
+class _Entry(Shape):
+    endpoint_config: _Assignment | ODD = None
+
+
+_ENTRIES = msgspec.json.Decoder(list[_Entry | ODD])
+_CLUSTERS = Got(
+    15000,
+    "/clusters?format=json",
+    proxies=True,
+    decode=msgspec.json.Decoder(_Page | ODD).decode,
+)
 
 ENDPOINTS = Table(
     name="endpoints",
@@ -81,28 +167,30 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Block]]:
 
 
 def _used(page: Json, question: Question, facts: Facts) -> Iterator[Block]:
-    if not isinstance(dig(page, "cluster_statuses", default=[]), list):
+    statuses = shaped(page, _Page).cluster_statuses
+    if not isinstance(statuses, list | None):
         raise ValueError("cluster_statuses is no list")
     values = []
-    for status in items(page, "cluster_statuses"):
-        cluster = str(dig(status, "name", default=""))
-        for host in map(mapping, items(status, "host_statuses")):
-            health = mapping(host, "health_status")
-            locality = mapping(host, "locality")
-            counted = _counted(host)
+    for status in each(statuses, _Status):
+        cluster = str(status.name)
+        for host in each(status.host_statuses, _Host):
+            health = mapping(host.health_status)
+            locality = shaped(host.locality, _Locality)
+            counted = {
+                counter.name: counter.value
+                for counter in each(host.stats, _Counter)
+                if isinstance(counter.name, str)
+            }
             values.append(
                 (
-                    *_address(host.get("address")),
+                    *_address(shaped(host.address, _Address)),
                     cluster,
                     health.get("eds_health_status", "UNKNOWN"),
-                    host.get("weight"),
-                    host.get("hostname"),
-                    locality.get("region"),
-                    locality.get("zone"),
-                    host.get("priority", 0),
+                    *(host.weight, host.hostname),
+                    *(locality.region, locality.zone, host.priority),
                     "FAILED" if health.get("failed_outlier_check") is True else "OK",
                     tuple(name for name, value in health.items() if value is True),
-                    *(counted.get(name) for name in _COUNTERS),
+                    *map(counted.get, _COUNTERS),
                 )
             )
     names = (*_NAMES, "outlier_check", "health_flags", *_COUNTERS.values())
@@ -111,22 +199,25 @@ def _used(page: Json, question: Question, facts: Facts) -> Iterator[Block]:
 
 def _assigned(dump: Json, question: Question, facts: Facts) -> Iterator[Block]:
     values = []
-    for _, entry in entries(dump, "EndpointsConfigDump", _ASSIGNMENTS, question, facts):
-        assignment = mapping(entry, "endpoint_config")
-        cluster = str(assignment.get("cluster_name") or "")
-        for group in map(mapping, items(assignment, "endpoints")):
-            locality = mapping(group, "locality")
-            place = (locality.get("region"), locality.get("zone"), group.get("priority", 0))
-            for held in map(mapping, items(group, "lb_endpoints")):
-                endpoint = mapping(held, "endpoint")
+    found = entries(dump, "EndpointsConfigDump", _ASSIGNMENTS, question, facts, _ENTRIES)
+    for entry in chain.from_iterable(some for _, some in found):
+        assignment = shaped(shaped(entry, _Entry).endpoint_config, _Assignment)
+        cluster = str(assignment.cluster_name)
+        for group in each(assignment.endpoints, _Group):
+            locality = shaped(group.locality, _Locality)
+            region, zone, priority = locality.region, locality.zone, group.priority
+            for held in each(group.lb_endpoints, _Held):
+                endpoint = shaped(held.endpoint, _Endpoint)
                 values.append(
                     (
-                        *_address(endpoint.get("address")),
+                        *_address(shaped(endpoint.address, _Address)),
                         cluster,
-                        held.get("health_status", "UNKNOWN"),
-                        held.get("load_balancing_weight"),
-                        endpoint.get("hostname"),
-                        *place,
+                        held.health_status,
+                        held.load_balancing_weight,
+                        endpoint.hostname,
+                        region,
+                        zone,
+                        priority,
                     )
                 )
     shared = {"proxy": proxy_of(question), "origin": "config dump", "health_flags": ()}
@@ -164,26 +255,17 @@ def pods_by_address(facts: Facts) -> Mapping[str, tuple[str, str]]:
     }
 
 
-def _address(address: Json) -> tuple[str, int | None, str]:
+def _address(address: _Address) -> tuple[str, int | None, str]:
     """Return address, port, and both together."""
-    if socket := mapping(address, "socket_address"):
-        host, port = str(socket.get("address") or ""), socket.get("port_value")
+    if isinstance(socket := address.socket_address, _SocketAddress):
+        host, port = str(socket.address), socket.port_value
         return (
             (host, port, f"{host}:{port}") if isinstance(port, int) and port else (host, None, host)
         )
     host = ""
-    if path := dig(address, "pipe", "path"):
+    if path := dig(address.pipe, "path"):
         host = f"unix://{path}"
-    elif internal := mapping(address, "envoy_internal_address"):
+    elif internal := mapping(address.envoy_internal_address):
         name = dig(internal, "server_listener_name", default="")
         host = f"envoy://{name}/{dig(internal, 'endpoint_id', default='')}"
     return host, None, host
-
-
-def _counted(host: Json) -> Mapping[str, Any]:
-    counted = {}
-    for stat in map(mapping, items(host, "stats")):
-        name = stat.get("name")
-        if isinstance(name, str):
-            counted[name] = stat.get("value", 0)  # JSON leaves a zero out
-    return counted

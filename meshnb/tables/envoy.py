@@ -7,12 +7,12 @@ is that of ``envoy.admin.v3.ConfigDump`` (https://www.envoyproxy.io/docs/envoy/l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from mmap import mmap
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,9 +28,52 @@ class _Envelope(msgspec.Struct):
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
-_ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
-_FIELDS = msgspec.json.Decoder(_Part)
 _ENTRY = msgspec.json.Decoder()
+
+#: What evidence may hold where an object is expected, or a list. A decoder that knows these
+#: alternatives refuses no document for one odd part.
+ODD = list[Any] | str | int | float | bool | None
+NO_LIST = dict[str, Any] | str | int | float | bool | None
+
+
+class Shape(msgspec.Struct, gc=False):
+    """An object of which only the declared fields are read; the rest is not even decoded.
+
+    For resources that come in ten thousands. Each field has a default, as any may be missing.
+    """
+
+
+_S = TypeVar("_S", bound=Shape)
+
+
+def shaped(value: object, kind: type[_S]) -> _S:
+    """Return a value if it has the shape, else an empty one: something odd counts as absent."""
+    return value if type(value) is kind else kind()
+
+
+def each(values: object, kind: type[_S]) -> Iterator[_S]:
+    """Yield each element of a list that has the shape; nothing where there is no list."""
+    return (one for one in values if type(one) is kind) if isinstance(values, list) else iter(())
+
+
+class _Origin(Shape):
+    config: Any = None
+
+
+class _OfFilters(Shape):
+    istio: _Origin | ODD = None
+
+
+class Metadata(Shape):
+    """Of a resource's metadata what says which Istio object it was made from."""
+
+    filter_metadata: _OfFilters | ODD = None
+
+
+def made_from(metadata: object) -> str | None:
+    """Return the API path of the Istio object that a resource with this metadata was made from."""
+    config = shaped(shaped(shaped(metadata, Metadata).filter_metadata, _OfFilters).istio, _Origin)
+    return config.config if isinstance(config.config, str) else None
 
 
 class ConfigDump:
@@ -59,7 +102,7 @@ class ConfigDump:
         return any(found == name for found, _ in self._parts)
 
     def sections(self, name: str) -> list[Mapping[str, Any]]:
-        """Return each section of this name, decoded. Raises one of ``NOT_JSON``."""
+        """Return each section of this name, decoded as a whole. Raises one of ``NOT_JSON``."""
         self._check()
         return [
             {field: _ENTRY.decode(raw) for field, raw in part.items()}
@@ -67,41 +110,33 @@ class ConfigDump:
             if found == name
         ]
 
-    def entries(self, name: str, field: str, large: Sequence[str] = ()) -> Iterator[Json]:
-        """Yield what the first section of this name lists in a field, decoded one by one.
+    def shaped(
+        self, name: str, field: str, decoder: msgspec.json.Decoder[list[_S | ODD]]
+    ) -> list[_S | ODD]:
+        """Return what the first section of this name lists in a field, in one shape.
 
-        The list at the path ``large`` of an entry is an iterator, which decodes one by one again.
         Raises one of ``NOT_JSON``.
         """
         self._check()
         part = next((part for found, part in self._parts if found == name), {})
-        for entry in _listed(part.get(field, msgspec.Raw(b"[]"))):
-            yield _opened(entry, large) if large else _ENTRY.decode(entry)
+        try:
+            return decoder.decode(part.get(field, msgspec.Raw(b"[]")))
+        except msgspec.ValidationError:
+            return []  # it is no list
+
+    def value(self, name: str, field: str) -> Json:
+        """Return one field of the first section of this name, None where there is none.
+
+        Raises one of ``NOT_JSON``.
+        """
+        self._check()
+        part = next((part for found, part in self._parts if found == name), {})
+        return _ENTRY.decode(part.get(field, msgspec.Raw(b"null")))
 
     def _check(self) -> None:
         # Memory that a file no longer stands behind must not be touched: the process would end.
         if isinstance(self._body, mmap) and self._body.size() < len(self._body):
             raise msgspec.DecodeError("the file became shorter since it was opened")
-
-
-def _listed(raw: msgspec.Raw) -> list[msgspec.Raw]:
-    try:
-        return _ENTRIES.decode(raw)
-    except msgspec.ValidationError:
-        return []  # it is no list
-
-
-def _opened(raw: msgspec.Raw, large: Sequence[str]) -> Json:
-    if not large:
-        return map(_ENTRY.decode, _listed(raw))
-    try:
-        fields = _FIELDS.decode(raw)
-    except msgspec.ValidationError:
-        return _ENTRY.decode(raw)  # it is no object
-    return {
-        name: _opened(value, large[1:]) if name == large[0] else _ENTRY.decode(value)
-        for name, value in fields.items()
-    }
 
 
 def read_dump(body: Body) -> ConfigDump | Json:
@@ -168,18 +203,15 @@ def entries(
     fields: Iterable[str],
     question: Question,
     facts: Facts,
-    large: Sequence[str] = (),
-) -> Iterator[tuple[str, Json]]:
+    decoder: msgspec.json.Decoder[list[_S | ODD]],
+) -> Iterator[tuple[str, list[_S | ODD]]]:
     """Yield what a section of a config dump lists in some fields, each with its field's name.
 
-    One entry is decoded at a time: for sections that are large in a large mesh. Of entries that are
-    large themselves, the list at the path ``large`` is an iterator, which can be used once.
-    Otherwise it is as :func:`section`.
+    For sections that are large in a large mesh; otherwise it is as :func:`section`.
     """
     if _has(dump, name, question, facts):
         for field in fields:
-            for entry in dump.entries(name, field, large):
-                yield field, entry
+            yield field, dump.shaped(name, field, decoder)
 
 
 def _has(dump: ConfigDump | Json, name: str, question: Question, facts: Facts) -> bool:
@@ -294,9 +326,11 @@ def tls_context(socket: Json) -> Mapping[str, Any] | None:
     return None
 
 
-def per_filter(resource: Json, filter_name: str, kind: str) -> Mapping[str, Any] | None:
-    """Return a route's own configuration of an HTTP filter, by its name or the type."""
-    for name, config in mapping(resource, "typed_per_filter_config").items():
+def per_filter(configured: Json, filter_name: str, kind: str) -> Mapping[str, Any] | None:
+    """Return what a ``typed_per_filter_config`` says of an HTTP filter, by its name or the type."""
+    if configured is None:
+        return None  # which is so for nearly every route
+    for name, config in mapping(configured).items():
         # Envoy can wrap the configuration to say whether the filter is disabled.
         inner = mapping(config, "config") if "config" in mapping(config) else mapping(config)
         if name == filter_name or str(inner.get("@type", "")).endswith(f".{kind}"):

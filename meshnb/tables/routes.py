@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Json, Row, Table, dig, items, mapping
+from meshnb.tables.base import Block, Column, Facts, Json, Table, decode_json, dig, items, mapping
 from meshnb.tables.envoy import (
     CONFIG_DUMP,
+    NO_LIST,
+    ODD,
+    Metadata,
+    Shape,
+    each,
     entries,
-    istio_config,
     listed,
+    made_from,
     management,
     match_text,
     milliseconds,
     per_filter,
     proxy_of,
+    shaped,
 )
 
 ROUTES = Table(
@@ -81,55 +90,102 @@ _REDIRECTS = {
 }
 
 
+class _Retries(Shape):
+    num_retries: Any = None
+    retry_on: Any = None
+    per_try_timeout: Any = None
+
+
+_SILENT = _Retries()
+
+
+class _Action(Shape):
+    cluster: Any = None
+    weighted_clusters: Any = None
+    prefix_rewrite: Any = None
+    host_rewrite_literal: Any = None
+    request_mirror_policies: Any = None
+    timeout: Any = None
+    retry_policy: _Retries | ODD = None
+
+
+class _Route(Shape):
+    name: Any = None
+    match: msgspec.Raw = msgspec.Raw(b"{}")
+    route: _Action | ODD | msgspec.UnsetType = msgspec.UNSET
+    redirect: Any = msgspec.UNSET
+    direct_response: Any = msgspec.UNSET
+    metadata: Metadata | ODD = None
+    typed_per_filter_config: Any = None
+
+
+class _VirtualHost(Shape):
+    name: Any = ""
+    domains: Any = None
+    routes: list[_Route | ODD] | NO_LIST = None
+    retry_policy: _Retries | ODD = None
+    typed_per_filter_config: Any = None
+
+
+class _Configuration(Shape):
+    name: Any = ""
+    virtual_hosts: list[_VirtualHost | ODD] | NO_LIST = None
+    typed_per_filter_config: Any = None
+
+
+class _Entry(Shape):
+    route_config: _Configuration | ODD = None
+    last_updated: Any = None
+    version_info: Any = None
+
+
+_ENTRIES = msgspec.json.Decoder(list[_Entry | ODD])
+
+
 @ROUTES.reads
-def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Row]:
-    proxy = proxy_of(question)
-    large = ("route_config", "virtual_hosts")
-    found = entries(dump, "RoutesConfigDump", _STATES, question, facts, large)
-    for state, entry in _sorted([(_STATES[field], entry) for field, entry in found]):
-        config = mapping(entry, "route_config")
+def _rows(dump: Json, question: Question, facts: Facts) -> Iterator[Block]:
+    found = entries(dump, "RoutesConfigDump", _STATES, question, facts, _ENTRIES)
+    values = []
+    held = [(_STATES[field], shaped(e, _Entry)) for field, some in found for e in some]
+    for state, entry in _sorted(held):
+        config = shaped(entry.route_config, _Configuration)
         limit_of_all = _rate_limit(config)
-        for host in config.get("virtual_hosts", ()):
-            domains = [str(domain) for domain in items(host, "domains")]
-            inherited = {"fault": _fault(host), "rate_limit": _rate_limit(host) or limit_of_all}
-            shared = {
-                "proxy": proxy,
-                "name": dig(config, "name", default=""),
-                "vhost_name": dig(host, "name", default=""),
-                "domains": _domains(domains),
-                "all_domains": tuple(domains),
-                "state": state,
-                "last_updated": dig(entry, "last_updated"),
-                "version": dig(entry, "version_info"),
-            }
-            routes = items(host, "routes")
-            for position, route in enumerate(routes):
-                yield {
-                    **shared,
-                    **inherited,
-                    "position": position,
-                    **_route(mapping(route), host),
-                    **_own_filters(route),
-                }
+        for host in each(config.virtual_hosts, _VirtualHost):
+            domains = tuple(map(str, items(host.domains)))
+            inherited = (_fault(host), _rate_limit(host) or limit_of_all)
+            shared = (
+                *(str(config.name), str(host.name), _domains(domains), domains),
+                *(state, entry.last_updated, entry.version_info),
+            )
+            routes = host.routes if isinstance(host.routes, list) else []
+            values += [
+                (*shared, position, *_route(shaped(route, _Route), host, inherited))
+                for position, route in enumerate(routes)
+            ]
             if not routes:
-                yield {**shared, **_NO_ROUTE}
+                values.append((*shared, 0, *_NO_ROUTE))
+    yield Block((*_SHARED, "position", *_OF_ROUTE), values, {"proxy": proxy_of(question)})
 
 
-_NO_ROUTE: Row = {
-    "position": 0,
-    "match": "/*",
-    "virtual_service": "404",
-    "action": "none",
-    "clusters": (),
-    "weights": (),
-    "headers": (),
-    "query": (),
-    "mirrors": (),
-    "hidden": False,
-}
+_SHARED = (
+    *("name", "vhost_name", "domains", "all_domains"),
+    *("state", "last_updated", "version"),
+)
+_OF_ROUTE = (
+    *("match", "virtual_service", "istio_config", "route", "action", "clusters", "weights"),
+    *("status", "timeout_ms", "retries", "retry_on", "per_try_timeout_ms"),
+    *("fault", "rate_limit", "headers", "query", "prefix_rewrite", "host_rewrite"),
+    *("mirrors", "case_sensitive", "hidden"),
+)
+_NO_ROUTE = (
+    *("/*", "404", None, None, "none", (), ()),
+    *(None,) * 5,
+    *(None, None, (), (), None, None),
+    *((), None, False),
+)
 
 
-def _sorted(entries: list[tuple[str, Json]]) -> list[tuple[str, Json]]:
+def _sorted(entries: list[tuple[str, _Entry]]) -> list[tuple[str, _Entry]]:
     """Return route configurations in istioctl's order.
 
     istioctl compares two names only when both are numbers, which is no order; up to twelve
@@ -137,7 +193,7 @@ def _sorted(entries: list[tuple[str, Json]]) -> list[tuple[str, Json]]:
     are put into a plain order here: numbers first, by size, then the rest as they come.
     """
     numbered = [
-        (_number(str(dig(e, "route_config", "name", default=""))), s, e) for s, e in entries
+        (_number(str(shaped(e.route_config, _Configuration).name)), s, e) for s, e in entries
     ]
     if len(numbered) > 12:
         numbered.sort(key=lambda entry: (entry[0] is None, entry[0] or 0))
@@ -157,77 +213,110 @@ def _number(name: str) -> int | None:
     return int(name) if name.isascii() and name.isdecimal() else None
 
 
-def _domains(domains: list[str]) -> str:
+def _domains(domains: Sequence[str]) -> str:
     if len(domains) == 1:
         return domains[0]
     # With a port they repeat the others; an IPv6 address in brackets has colons, too.
     plain = [d for d in domains if ":" not in d or (d.count(":") > 2 and d.endswith("]"))]
-    longer = {f"{domain}{ending}" for domain in plain for ending in _ENDINGS}
-    kept = [domain for domain in plain if domain not in longer]
+    kept = [d for d in plain if not (d.endswith(_ENDINGS) and _shortened(d) in plain)]
     more = f" + {len(kept) - 2} more..." if len(kept) > 2 else ""
     return ", ".join(kept[:2]) + more
 
 
-def _route(route: Mapping[str, Any], host: Json) -> Row:
-    match = mapping(route, "match")
-    action = mapping(route, "route")
-    istio = istio_config(route)
+def _shortened(domain: str) -> str:
+    for ending in _ENDINGS:
+        if domain.endswith(ending):
+            return domain[: -len(ending)]
+    return domain
+
+
+def _route(route: _Route, host: _VirtualHost, inherited: tuple[Json, Json]) -> tuple[Any, ...]:
+    action = shaped(route.route, _Action)
+    path = made_from(route.metadata)
     clusters, weights = _clusters(action)
-    row: Row = {
-        "match": match_text(match),
-        "virtual_service": management(istio),
-        "route": route.get("name"),
-        "action": next((a for a in ("route", "redirect", "direct_response") if a in route), "none"),
-        "clusters": clusters,
-        "weights": weights,
-        "headers": listed(match, "headers"),
-        "query": listed(match, "query_parameters"),
-        "prefix_rewrite": action.get("prefix_rewrite"),
-        "host_rewrite": action.get("host_rewrite_literal"),
-        "mirrors": tuple(
-            str(dig(mirror, "cluster", default=""))
-            for mirror in items(action, "request_mirror_policies")
-        ),
-        "case_sensitive": match.get("case_sensitive") is not False,
-        "hidden": action.get("cluster") == "PassthroughCluster",
-        "istio_config": istio,
-    }
-    if "route" in route:
-        policy = mapping(action, "retry_policy") or mapping(host, "retry_policy")
-        timeout = milliseconds(action.get("timeout"))
-        row["timeout_ms"] = _DEFAULT_TIMEOUT_MS if timeout is None else timeout
+    match, headers, query, case_sensitive = _match(bytes(route.match))
+    fault, limit = inherited
+    if route.typed_per_filter_config is not None:
+        fault, limit = _fault(route) or fault, _rate_limit(route) or limit
+    mirrors: tuple[str, ...] = ()
+    if action.request_mirror_policies is not None:
+        policies = items(action.request_mirror_policies)
+        mirrors = tuple(str(dig(mirror, "cluster", default="")) for mirror in policies)
+    return (
+        match,
+        management(path),
+        path,
+        route.name,
+        _kind(route),
+        clusters,
+        weights,
+        *_answer(route, action, host),
+        fault,
+        limit,
+        headers,
+        query,
+        action.prefix_rewrite,
+        action.host_rewrite_literal,
+        mirrors,
+        case_sensitive,
+        action.cluster == "PassthroughCluster",
+    )
+
+
+@lru_cache(maxsize=1024)  # nearly all routes match on the prefix / and nothing else
+def _match(match: bytes) -> tuple[str, tuple[Any, ...], tuple[Any, ...], bool]:
+    """Return the match as a text, its headers, its query parameters, and whether case matters."""
+    fields = mapping(decode_json(match))
+    return (
+        match_text(fields),
+        listed(fields, "headers"),
+        listed(fields, "query_parameters"),
+        fields.get("case_sensitive") is not False,
+    )
+
+
+def _kind(route: _Route) -> str:
+    if route.route is not msgspec.UNSET:
+        return "route"
+    if route.redirect is not msgspec.UNSET:
+        return "redirect"
+    return "none" if route.direct_response is msgspec.UNSET else "direct_response"
+
+
+def _answer(route: _Route, action: _Action, host: _VirtualHost) -> tuple[Any, ...]:
+    """Return the status, if the proxy answers itself; else timeout and retries."""
+    if route.route is not msgspec.UNSET:
+        timeout = milliseconds(action.timeout)
+        if timeout is None:
+            timeout = _DEFAULT_TIMEOUT_MS
+        policy = action.retry_policy
+        if not isinstance(policy, _Retries) or policy == _SILENT:
+            policy = host.retry_policy
+        if not isinstance(policy, _Retries) or policy == _SILENT:
+            return None, timeout, 0, None, None
         # A retry policy without a number means one retry, and no policy none.
-        row["retries"] = dig(policy, "num_retries", default=1) if policy else 0
-        row["retry_on"] = policy.get("retry_on")
-        row["per_try_timeout_ms"] = milliseconds(policy.get("per_try_timeout"))
-    elif "redirect" in route:
-        code = dig(route, "redirect", "response_code", default="MOVED_PERMANENTLY")
-        row["status"] = _REDIRECTS.get(str(code))
-    elif "direct_response" in route:
-        row["status"] = dig(route, "direct_response", "status")
-    return row
+        tries = 1 if policy.num_retries is None else policy.num_retries
+        return None, timeout, tries, policy.retry_on, milliseconds(policy.per_try_timeout)
+    if route.redirect is not msgspec.UNSET:
+        code = dig(route.redirect, "response_code", default="MOVED_PERMANENTLY")
+        return _REDIRECTS.get(str(code)), None, None, None, None
+    answer = None if route.direct_response is msgspec.UNSET else route.direct_response
+    return dig(answer, "status"), None, None, None, None
 
 
-def _own_filters(route: Json) -> Row:
-    """Return what a route itself says of filters, instead of what it inherits."""
-    if "typed_per_filter_config" not in mapping(route):
-        return {}
-    own = {"fault": _fault(route), "rate_limit": _rate_limit(route)}
-    return {name: config for name, config in own.items() if config}
+def _fault(resource: _Route | _VirtualHost) -> Mapping[str, Any] | None:
+    return per_filter(resource.typed_per_filter_config, "envoy.filters.http.fault", "HTTPFault")
 
 
-def _fault(resource: Json) -> Mapping[str, Any] | None:
-    return per_filter(resource, "envoy.filters.http.fault", "HTTPFault")
+def _rate_limit(resource: _Route | _VirtualHost | _Configuration) -> Mapping[str, Any] | None:
+    configured = resource.typed_per_filter_config
+    return per_filter(configured, "envoy.filters.http.local_ratelimit", "LocalRateLimit")
 
 
-def _rate_limit(resource: Json) -> Mapping[str, Any] | None:
-    return per_filter(resource, "envoy.filters.http.local_ratelimit", "LocalRateLimit")
-
-
-def _clusters(action: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    if isinstance(action.get("cluster"), str):
-        return (action["cluster"],), (100,)
-    weighted = items(action, "weighted_clusters", "clusters")
+def _clusters(action: _Action) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if isinstance(action.cluster, str):
+        return (action.cluster,), (100,)
+    weighted = items(action.weighted_clusters, "clusters")
     return (
         tuple(str(dig(cluster, "name", default="")) for cluster in weighted),
         tuple(dig(cluster, "weight", default=0) for cluster in weighted),
