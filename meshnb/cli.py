@@ -952,8 +952,20 @@ def _comparison(page: _Page, found: Comparison) -> None:
     "--mesh-networks", metavar="FILE", help="The networks that manifests are judged by, as YAML."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "info"], case_sensitive=False),
+    help="Exit with 1 if a finding is at this level or above.",
+)
+@click.pass_context
 def findings(
-    source: str, *, mesh_config: str | None, mesh_networks: str | None, as_json: bool
+    context: click.Context,
+    source: str,
+    *,
+    mesh_config: str | None,
+    mesh_networks: str | None,
+    as_json: bool,
+    fail_on: str | None,
 ) -> None:
     """List every finding of every check, unranked.
 
@@ -988,6 +1000,11 @@ def findings(
         page.show()
     broken = [f"{one.check.code} is broken: {one.because}" for one in outcomes if one.broken]
     _note([*facts.source.damage, *broken], f"`meshnb coverage {source}` lists what is missing.")
+    levels = ("error", "warning", "info")
+    if fail_on and any(
+        levels.index(finding.level.lower()) <= levels.index(fail_on) for _, finding in found
+    ):
+        context.exit(PROBLEM)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshnb.checks.base import Finding, and_list
+from meshnb.checks.expressions import broken_rules
 from meshnb.checks.lint import Say, lint
 from meshnb.errors import nearest
+from meshnb.sources import Manifests
 from meshnb.tables import Facts
 from meshnb.tables.base import Json, Listed, dig, items, mapping
 from meshnb.tables.services import declared_protocol
@@ -56,7 +58,8 @@ def refused_by_its_definition(objects: Objects, facts: Facts) -> Iterator[Findin
     """Every object has only fields that its kind has, with values that they can have.
 
     Kubernetes refuses an object that breaks the definition of its kind, and without a word drops
-    fields that the definition does not have, such as misspelt ones. Rules in CEL are not looked at.
+    fields that the definition does not have, such as misspelt ones. Rules in CEL are for manifests
+    only: what is in a cluster has passed them.
     """
     say = Say(objects, facts)
     for definition in _definitions(objects):
@@ -77,7 +80,7 @@ def refused_by_its_definition(objects: Objects, facts: Facts) -> Iterator[Findin
                 known = and_list(sorted(definition.schemas))
                 found = [("apiVersion", f"version {version} does not exist; there is {known}")]
             else:
-                found = list(_against(schema, body))
+                found = list(_against(schema, body, rules=isinstance(facts.source, Manifests)))
             for path, problem in found:
                 place = say.origin(item, path)
                 yield from say(
@@ -93,15 +96,15 @@ def refused_by_its_definition(objects: Objects, facts: Facts) -> Iterator[Findin
 _COMMON = ("apiVersion", "kind", "metadata", "status")
 
 
-def _against(schema: Json, body: Json) -> Iterator[Problem]:
+def _against(schema: Json, body: Json, *, rules: bool) -> Iterator[Problem]:
     rest = {name: value for name, value in mapping(body).items() if name not in _COMMON}
     properties = {
         name: one for name, one in mapping(schema, "properties").items() if name not in _COMMON
     }
-    yield from _value({**schema, "properties": properties}, rest, "")
+    yield from _value({**schema, "properties": properties}, rest, "", rules=rules)
 
 
-def _value(schema: Json, value: Json, path: str) -> Iterator[Problem]:
+def _value(schema: Json, value: Json, path: str, *, rules: bool) -> Iterator[Problem]:
     """Yield what is wrong with a value. An absent one, which null stands for, is never wrong."""
     if value is None or not isinstance(schema, dict):
         return
@@ -111,11 +114,13 @@ def _value(schema: Json, value: Json, path: str) -> Iterator[Problem]:
         return
     yield from ((path, said) for said in _limits(schema, value))
     if isinstance(value, dict):
-        yield from _members(schema, value, path)
+        yield from _members(schema, value, path, rules=rules)
     elif isinstance(value, list):
         for position, one in enumerate(value):
-            yield from _value(schema.get("items"), one, f"{path}[{position}]")
+            yield from _value(schema.get("items"), one, f"{path}[{position}]", rules=rules)
     yield from ((path, said) for said in _alternatives(schema, value))
+    if rules:
+        yield from ((path, said) for said in broken_rules(schema, value))
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -184,7 +189,9 @@ def _range(schema: Mapping[str, Any], what: str, number: int, noun: str) -> Iter
         yield f"it has {number} {noun}, and may have {most}"
 
 
-def _members(schema: Mapping[str, Any], value: Mapping[str, Any], path: str) -> Iterator[Problem]:
+def _members(
+    schema: Mapping[str, Any], value: Mapping[str, Any], path: str, *, rules: bool
+) -> Iterator[Problem]:
     properties = mapping(schema, "properties")
     others = schema.get("additionalProperties")
     for name in items(schema, "required"):
@@ -193,9 +200,9 @@ def _members(schema: Mapping[str, Any], value: Mapping[str, Any], path: str) -> 
     for name, one in value.items():
         below = _below(path, str(name))
         if name in properties:
-            yield from _value(properties[name], one, below)
+            yield from _value(properties[name], one, below, rules=rules)
         elif isinstance(others, dict):
-            yield from _value(others, one, below)
+            yield from _value(others, one, below, rules=rules)
         elif (properties or others is False) and not (
             others or schema.get("x-kubernetes-preserve-unknown-fields")
         ):

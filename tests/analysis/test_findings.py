@@ -54,6 +54,11 @@ def test_findings_say_where_to_correct_what(
     assert out.endswith("1 finding\n")
 
 
+@pytest.mark.parametrize(("level", "code"), [("error", 0), ("warning", 1), ("info", 1)])
+def test_findings_fail_from_the_level_on_that_is_named(folder: Path, level: str, code: int) -> None:
+    assert run(["findings", str(folder), "--fail-on", level]) == code
+
+
 def test_findings_of_a_recording_have_those_of_all_checks(
     recordings_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from meshnb.sources import Manifests
 from meshnb.tables import Facts
+from tests.alteration import Altered
 from tests.analysis.conftest import findings
 
 #: Two of a oneOf, an unknown field, wrong types, a missing and an excluded field, one by one.
@@ -75,6 +77,86 @@ def test_each_field_that_its_definition_refuses_is_named_with_its_line(folder: P
         assert finding.level == "Error"
 
 
+#: What breaks a rule that a definition has in CEL, and nothing else of it.
+AGAINST_RULES = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  targetRefs: [{kind: Service, name: web, group: ""}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web, namespace: shop}
+spec:
+  hosts: [web]
+  http:
+    - timeout: 0.1ms
+      route: [{destination: {host: web}}]
+    - timeout: soon
+      route: [{destination: {host: web}}]
+    - timeout: 1h30m
+      route: [{destination: {host: web}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web, namespace: shop}
+spec:
+  hosts: [web.example]
+  endpoints: [{address: 192.0.2.1}]
+  ports: [{number: 70000, name: http, protocol: HTTP}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: web, namespace: shop}
+spec:
+  jwtRules:
+    - {issuer: me, jwksUri: "ftp://keys.example"}
+    - {issuer: you, jwksUri: "https://keys.example"}
+"""
+
+
+def test_the_rules_of_a_definition_are_kept_to_and_its_defaults_known(folder: Path) -> None:
+    (folder / "bad.yaml").write_text(AGAINST_RULES)
+
+    found = findings(Facts(Manifests(folder)), ["MNB1600"])
+
+    assert sorted(finding.path for _, finding in found) == [
+        "spec",  # AuthorizationPolicy: a selector and a target
+        "spec",  # ServiceEntry: endpoints, and the resolution that it has by default
+        "spec.http[0].timeout",
+        "spec.http[1].timeout",
+        "spec.jwtRules[0].jwksUri",
+        "spec.ports[0].number",
+    ]
+
+
+def test_rules_are_not_evaluated_on_what_a_cluster_says(folder: Path, tmp_path: Path) -> None:
+    bundle = Altered("healthy", tmp_path)
+    policy = next(yaml.safe_load_all(AGAINST_RULES))
+    policy["spec"]["rulez"] = []
+    bundle.objects("authorizationpolicies", lambda held: held.append(policy))
+    shutil.copy(folder / "definitions.json", bundle.folder)
+    asked = {
+        "request": {
+            "kind": "list",
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "resource": "customresourcedefinitions",
+        },
+        "taken_at": "2026-11-23T02:49:00Z",
+        "elapsed_ms": 1.0,
+        "status": 200,
+        "file": "definitions.json",
+    }
+    with (bundle.folder / "index.jsonl").open("a") as index:
+        index.write("\n" + json.dumps(asked))
+
+    found = findings(bundle.facts(), ["MNB1600"])
+
+    assert [finding.path for _, finding in found] == ["spec.rulez"]
+
+
 def test_a_version_that_its_kind_does_not_have_is_named(folder: Path) -> None:
     (folder / "bad.yaml").write_text(BAD.replace("io/v1\nkind: D", "io/v7\nkind: D"))
 
@@ -90,7 +172,7 @@ def test_without_definitions_nothing_is_refused(tmp_path: Path) -> None:
 
 
 #: In Istio's own inputs, what its definitions refuse: fields that were taken out, or were never
-#: there, and servers without a port, on purpose.
+#: there, servers without a port, and a policy with a selector and a target, on purpose.
 IN_THE_GRID = {
     "conflicting-gateways-invalid-port.yaml": ["spec.servers[0]", "spec.servers[0]"],
     "deprecation.yaml": ["spec.workloadLabels", "spec.filters"],
@@ -98,6 +180,7 @@ IN_THE_GRID = {
         "spec.configPatches[0].match.app",
         "spec.configPatches[0].match.app",
     ],
+    "k8sgateway-selector.yaml": ["spec"],
 }
 
 
