@@ -250,6 +250,7 @@ _CONDITIONS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("HTTPRoute", ""): _ACCEPTED,
     ("GRPCRoute", ""): _ACCEPTED,
 }
+_LISTENING = (*_ACCEPTED, "Conflicted")
 #: Reasons that are a complaint although the condition is True: a part of the policy is ignored.
 _PARTLY = ("PartiallyInvalid", "UnsupportedValue")
 
@@ -279,6 +280,32 @@ def condition_negative(objects: Objects, facts: Facts) -> Iterator[Finding]:
                     lines=False,
                     same_as="IST0171",
                 )
+
+
+@lint("MNB1552")
+def listener_negative(objects: Objects, facts: Facts) -> Iterator[Finding]:
+    """No listener of a Gateway has a status that says that it is not in force.
+
+    `istioctl analyze` looks at the conditions of the Gateway as a whole, which can be good while
+    one of its listeners lacks its certificate or is at odds with another one.
+    """
+    say = Say(objects, facts)
+    for item in objects.of("Gateway", GATEWAY_API):
+        for number, listener in enumerate(items(item.body, "status", "listeners")):
+            for position, condition in enumerate(items(listener, "conditions")):
+                name = str(dig(condition, "type"))
+                complains = "True" if name == "Conflicted" else "False"
+                if name in _LISTENING and dig(condition, "status") == complains:
+                    text = str(dig(condition, "message", default="no message"))
+                    yield from say(
+                        item,
+                        f"{name} of listener {dig(listener, 'name')} of {item} is {complains}: "
+                        f"{dig(condition, 'reason')}, {text}",
+                        fix="Correct what it complains of, not its status,",
+                        path=f"status.listeners[{number}].conditions[{position}]",
+                        lines=False,
+                        level="Warning",
+                    )
 
 
 def _conditions(item: Object) -> Iterator[tuple[str, Json]]:

@@ -47,6 +47,20 @@ SAID: dict[str, tuple[str, str, str, str, str]] = {
         "VirtualService shop/web",
         "spec.http[0].route[0].destination.port.number",
     ),
+    "a-listener-without-its-certificate": (
+        (
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n"
+            "metadata: {name: edge, namespace: shop}\n"
+            "status:\n  conditions: [{type: Programmed, status: 'True'}]\n"
+            "  listeners: [{name: web, conditions: [{type: ResolvedRefs, status: 'True'}]},"
+            " {name: secure, conditions: [{type: Conflicted, status: 'False'},"
+            " {type: ResolvedRefs, status: 'False', reason: InvalidCertificateRef}]}]\n"
+        ),
+        "MNB1552",
+        "",
+        "Gateway shop/edge",
+        "status.listeners[1].conditions[1]",
+    ),
     "no-port-of-a-destination-with-two": (
         f"{VIRTUAL_SERVICE}{ROUTE.format(port='')}---{TWO_PORTS}",
         "MNB1003",
