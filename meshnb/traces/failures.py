@@ -20,6 +20,8 @@ from meshnb.traces.mesh import plain
 
 #: The caller went away: its own line says why.
 _CALLER_LEFT = frozenset({"DC", "DR"})
+#: How the details of a line begin when a policy refused.
+_REFUSED = ("rbac_access_denied", "jwt_authn_access_denied")
 #: An answer with one of these flags was made by the proxy that logged it.
 _VIA_UPSTREAM = "via_upstream"
 
@@ -119,15 +121,17 @@ def failed(log: pd.DataFrame) -> pd.Series:
 
     An HTTP status of 400 or more, any response flag, a request without a status, or a connection
     that was ended for a stated reason. A plain connection logs status 0 and no flag: that is
-    success.
+    success. A call of gRPC that a policy refuses is logged with 200 and no flag; its details tell.
     """
     code = log["response_code"].fillna(0)
+    refused = log["details"].fillna("").astype(str).str.startswith(_REFUSED)
     # A delayed request that succeeded carries DI alone; it is a symptom as well.
     return (
         (code >= 400)
         | (log["response_flags"].fillna("-") != "-")
         | ((code == 0) & log["method"].notna())
         | log["connection_details"].notna()
+        | refused
     ).astype(bool)
 
 
