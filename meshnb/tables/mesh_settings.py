@@ -55,7 +55,7 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
 
 def _from_istiod(document: Json, question: Question, facts: Facts) -> Iterator[Row]:
     istiod = question.pod if isinstance(question, HttpQuestion) else None
-    for setting, value in _settings(document):
+    for setting, value in flat_settings(document):
         yield {"istiod": istiod, "setting": setting, "value": value}
 
 
@@ -64,7 +64,7 @@ def _from_config_map(config_map: Json, question: Question, facts: Facts) -> Iter
     text = dig(config_map, "data", "mesh")
     if not isinstance(text, str) or not (name == "istio" or str(name).startswith("istio-")):
         return
-    for setting, value in _settings(parse_yaml(text)):
+    for setting, value in flat_settings(parse_yaml(text)):
         yield {"istiod": f"configmap/{namespace}/{name}", "setting": setting, "value": value}
 
 
@@ -81,7 +81,8 @@ def parse_yaml(text: str) -> Json:
         raise ValueError(f"is not YAML: {error}") from error
 
 
-def _settings(document: Json) -> Iterator[tuple[str, str]]:
+def flat_settings(document: Json) -> Iterator[tuple[str, str]]:
+    """Yield each setting with its path, joined by dots. Raises ValueError when it is no object."""
     if not isinstance(document, dict | None):
         raise ValueError("it is no object with settings")
     yield from _flat(document, ())

@@ -416,8 +416,8 @@ def _compared(mine: Mapping[Key, _Resource], theirs: Mapping[Key, _Resource]) ->
             continue
         one = here or there
         assert one is not None
-        origins = tuple(dict.fromkeys(_origins(one.document))) or one.services
-        yield Compared(*key, "only there" if here is None else "only here", made_from=origins)
+        objects = tuple(dict.fromkeys(origins(one.document))) or one.services
+        yield Compared(*key, "only there" if here is None else "only here", made_from=objects)
 
 
 def _by_objects(facts: Facts, proxy: str, held: Mapping[Key, _Resource]) -> Comparison:
@@ -437,7 +437,7 @@ def _by_objects(facts: Facts, proxy: str, held: Mapping[Key, _Resource]) -> Comp
     if not against:
         return Comparison(proxy, (), "objects", unknown=f"{unknown}, nor which objects it has")
     named = dict.fromkeys(
-        origin for resource in held.values() for origin in _origins(resource.document)
+        origin for resource in held.values() for origin in origins(resource.document)
     )
     # istiod answers with the kinds that it reads; of others it has never said anything.
     resources = tuple(
@@ -709,7 +709,7 @@ def _named(elements: list[Any]) -> dict[str, Any] | None:
 
 
 def _differing(here: Json, there: Json, path: str, origin: str) -> Difference:
-    inner = next(iter([*_origins(here), *_origins(there)]), origin)
+    inner = next(iter([*origins(here), *origins(there)]), origin)
     return Difference(path, _short(here), _short(there), inner)
 
 
@@ -722,7 +722,11 @@ def _short(value: Json) -> str:
 
 def _origin(resource: Json) -> str:
     """Return the Istio object that a resource says it was made from: ``Kind namespace/name``."""
-    path = istio_config(resource)
+    return origin_at(istio_config(resource))
+
+
+def origin_at(path: str | None) -> str:
+    """Return the object at an API path as Envoy's metadata has it: ``Kind namespace/name``."""
     parts = path.split("/") if path else []
     if len(parts) != 8:
         return ""
@@ -730,13 +734,13 @@ def _origin(resource: Json) -> str:
     return f"{kind} {parts[5]}/{parts[7]}"
 
 
-def _origins(document: Json) -> Iterator[str]:
+def origins(document: Json) -> Iterator[str]:
     """Yield the Istio objects that a resource and all that lies within it were made from."""
     if isinstance(document, dict):
         if own := _origin(document):
             yield own
         for inner in document.values():
-            yield from _origins(inner)
+            yield from origins(inner)
     elif isinstance(document, list):
         for inner in document:
-            yield from _origins(inner)
+            yield from origins(inner)

@@ -149,6 +149,20 @@ def acting_objects(facts: Facts, mesh: Mesh) -> pd.DataFrame:
     return ACTING_OBJECTS.frame(rows())
 
 
+def acting_on(facts: Facts, mesh: Mesh, item: ConfigObject) -> Iterator[tuple[Pod, Acting]]:
+    """Yield each running pod of the mesh that a policy acts on, or could be thought to act on.
+
+    A policy is what has a selector or targetRefs: authentication, authorization, telemetry,
+    extensions, Sidecars. Of other kinds nothing is yielded.
+    """
+    describer = _Describer(facts, mesh)
+    for pod in mesh.pods:
+        if pod.running and pod.in_mesh:
+            for one in describer.policies(pod):
+                if one.item is item:
+                    yield pod, one
+
+
 # --- How it is found ----------------------------------------------------------------------------
 
 
@@ -254,9 +268,7 @@ class _Describer:
             *self._served(pod),
             *entries,
             *self._traffic(hosts, [pod], pod.namespace),
-            *self._sidecars(pod),
-            *self._authentication(pod),
-            *self._policies(pod),
+            *self.policies(pod),
         ]
         # A gateway's own Gateways can lead to itself as well; what acts counts.
         kept: dict[int, Acting] = {}
@@ -268,6 +280,12 @@ class _Describer:
                 yield one
             else:
                 yield Acting(one.item, acts=False, why="the pod has ended")
+
+    def policies(self, pod: Pod) -> Iterator[Acting]:
+        """Yield what has a selector or targetRefs and acts on a pod, or could be thought to."""
+        yield from self._sidecars(pod)
+        yield from self._authentication(pod)
+        yield from self._policies(pod)
 
     # --- facts about the pod ---
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -77,6 +77,8 @@ class Pod:
     deleted: Any
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    #: number of each container port that has a name
+    named_ports: Mapping[str, int]
     not_ready_reason: str
 
     @property
@@ -95,18 +97,33 @@ class Pod:
         return f"ns/{self.namespace}/sa/{self.service_account or 'default'}"
 
 
+_None = TypeVar("_None")
+
+
+class Look(NamedTuple):
+    """Something that was looked at: a table, or of ``istio_config`` the objects of one kind."""
+
+    table: str
+    kind: str = ""
+    #: the end of the kind's API group
+    group: str = ""
+
+
 @dataclass(slots=True)
 class Mesh:
-    """Names, addresses and policies of one mesh, looked up."""
+    """Names, addresses and policies of one mesh, looked up.
 
-    objects: tuple[ConfigObject, ...]
-    services: tuple[ServicePort, ...]
-    pods: tuple[Pod, ...]
-    namespaces: Mapping[str, Mapping[str, str]]
-    settings: Mapping[str, str]
-    #: namespaces that hold an istiod; policies in the root namespace hold for the whole mesh
-    control_plane_namespaces: frozenset[str]
-    root_namespace: str
+    It notes what is looked at, so that nobody misses what was not asked for but is not needed.
+    """
+
+    _objects: tuple[ConfigObject, ...]
+    _services: tuple[ServicePort, ...]
+    _pods: tuple[Pod, ...]
+    _namespaces: Mapping[str, Mapping[str, str]]
+    _settings: Mapping[str, str]
+    _control_plane_namespaces: frozenset[str]
+    _root_namespace: str
+    looks: set[Look] = field(init=False, default_factory=set)
     _hosts: frozenset[str] = field(init=False)
     _by_address: Mapping[str, Pod] = field(init=False)
     _by_proxy: Mapping[str, Pod] = field(init=False)
@@ -116,32 +133,87 @@ class Mesh:
 
     def __post_init__(self) -> None:
         """Index hosts and addresses."""
-        hosts = {service.host for service in self.services}
-        for entry in self.of("ServiceEntry"):
-            hosts.update(str(host) for host in items(entry.spec, "hosts"))
+        hosts = {service.host for service in self._services}
+        for entry in self._objects:
+            if entry.kind == "ServiceEntry":
+                hosts.update(str(host) for host in items(entry.spec, "hosts"))
         self._hosts = frozenset(hosts)
         self._by_address = {
             pod.address: pod
-            for pod in self.pods
+            for pod in self._pods
             if pod.address and pod.running and not pod.host_network
         }
-        self._by_proxy = {pod.proxy: pod for pod in reversed(self.pods) if pod.proxy}
+        self._by_proxy = {pod.proxy: pod for pod in reversed(self._pods) if pod.proxy}
         self._by_cluster_ip = {
             (service.cluster_ip, service.port): service
-            for service in reversed(self.services)
+            for service in reversed(self._services)
             if service.cluster_ip
         }
         by_host: dict[str, tuple[ServicePort, ...]] = {}
-        for service in self.services:
+        for service in self._services:
             by_host[service.host] = (*by_host.get(service.host, ()), service)
         self._by_host = by_host
         self._selected = {}
 
     def of(self, kind: str, group: str = "istio.io") -> Iterator[ConfigObject]:
         """Yield the objects of one kind. ``group`` is the end of their API group."""
-        for item in self.objects:
+        self.looks.add(Look("istio_config", kind, group))
+        for item in self._objects:
             if item.kind == kind and item.group.endswith(group):
                 yield item
+
+    @property
+    def services(self) -> tuple[ServicePort, ...]:
+        """Every port of every Service."""
+        self.looks.add(Look("services"))
+        return self._services
+
+    @property
+    def pods(self) -> tuple[Pod, ...]:
+        """Every pod."""
+        self.looks.add(Look("pods"))
+        return self._pods
+
+    @property
+    def objects(self) -> tuple[ConfigObject, ...]:
+        """Every Istio and Gateway API object."""
+        self.looks.add(Look("istio_config"))
+        return self._objects
+
+    @property
+    def namespaces(self) -> Mapping[str, Mapping[str, str]]:
+        """The labels of each namespace."""
+        self.looks.add(Look("namespaces"))
+        return self._namespaces
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The settings of the mesh, by their dotted names."""
+        self.looks.add(Look("mesh_settings"))
+        return self._settings
+
+    @property
+    def control_plane_namespaces(self) -> frozenset[str]:
+        """The namespaces that hold an istiod."""
+        self._look_for_control_plane()
+        return self._control_plane_namespaces
+
+    @property
+    def root_namespace(self) -> str:
+        """The namespace whose policies hold for the whole mesh."""
+        self.looks.add(Look("mesh_settings"))
+        self._look_for_control_plane()
+        return self._root_namespace
+
+    def _look_for_control_plane(self) -> None:
+        # Its pods tell where it is; only without them its webhooks must.
+        if not any(pod.mesh == "istiod" for pod in self.pods):
+            self.looks.add(Look("webhooks"))
+
+    def _none_of(self, table: str, none: _None) -> _None:
+        """Note that something was not found, which only a whole table can tell."""
+        self.looks.add(Look(table))
+        return none
 
     def fqdn(self, host: str, namespace: str) -> str:
         """Return a host in full: a name without a dot is a Service of the object's own namespace.
@@ -156,25 +228,26 @@ class Mesh:
     def known_host(self, host: str) -> bool:
         """Whether a Service or a ServiceEntry has this host, wildcards included."""
         return host in self._hosts or any(
-            known.startswith("*") and host_matches(known, host) for known in self._hosts
+            known.startswith("*") and host_matches(known, host) for known in self.hosts
         )
 
     @property
     def hosts(self) -> frozenset[str]:
         """Every host that a Service or a ServiceEntry defines."""
+        self.looks.update((Look("services"), Look("istio_config", "ServiceEntry", "istio.io")))
         return self._hosts
 
     def ports(self, host: str) -> tuple[ServicePort, ...]:
         """Return the ports of the Service with this host; empty when there is none."""
-        return self._by_host.get(host, ())
+        return self._by_host.get(host) or self._none_of("services", ())
 
     def pod_at(self, address: str) -> Pod | None:
         """Return the pod with this address, hostNetwork pods left out."""
-        return self._by_address.get(address)
+        return self._by_address.get(address) or self._none_of("pods", None)
 
     def pod_of(self, proxy: str) -> Pod | None:
         """Return the pod of a proxy, which is called pod.namespace."""
-        return self._by_proxy.get(proxy)
+        return self._by_proxy.get(proxy) or self._none_of("pods", None)
 
     def pods_of(self, proxies: Iterable[str]) -> list[Pod]:
         """Return the pods of these proxies, in the order of the table of pods."""
@@ -189,7 +262,7 @@ class Mesh:
 
     def service_at(self, address: str, port: int | None) -> ServicePort | None:
         """Return the Service port with this cluster address and port."""
-        return self._by_cluster_ip.get((address, port))
+        return self._by_cluster_ip.get((address, port)) or self._none_of("services", None)
 
     def selected(self, service: ServicePort) -> list[Pod]:
         """Return the pods that a Service's selector matches; none when it has no selector."""
@@ -198,6 +271,18 @@ class Mesh:
                 self.matching(service.selector, service.namespace) if service.selector else []
             )
         return self._selected[service]
+
+    def target_port(self, service: ServicePort) -> int | None:
+        """Return the container port that a Service port leads to.
+
+        A name is looked up in the pods that the Service selects; None when none of them has it.
+        """
+        if service.target_port.isdigit():
+            return int(service.target_port)
+        if not service.target_port:
+            return service.port
+        pods = (pod.named_ports for pod in self.selected(service))
+        return next((ports[name] for ports in pods if (name := service.target_port) in ports), None)
 
     def matching(self, labels: Mapping[str, Any], namespace: str | None) -> list[Pod]:
         """Return the running pods that carry all these labels, in one namespace or anywhere."""
@@ -355,6 +440,7 @@ def _make(facts: Facts) -> Mesh:
             deleted=row["deleted"],
             labels=row["labels"] or {},
             annotations=row["annotations"] or {},
+            named_ports=row["named_ports"] or {},
             not_ready_reason=row["not_ready_reason"] or "",
         )
         for row in _records(facts["pods"])
@@ -370,13 +456,15 @@ def _make(facts: Facts) -> Mesh:
         if row["purpose"] == "injection" and row["service_namespace"]
     )
     return Mesh(
-        objects=objects,
-        services=services,
-        pods=pods,
-        namespaces={row["namespace"]: row["labels"] or {} for row in _records(facts["namespaces"])},
-        settings=settings,
-        control_plane_namespaces=control_plane,
-        root_namespace=settings.get("rootNamespace") or next(iter(sorted(control_plane)), ""),
+        _objects=objects,
+        _services=services,
+        _pods=pods,
+        _namespaces={
+            row["namespace"]: row["labels"] or {} for row in _records(facts["namespaces"])
+        },
+        _settings=settings,
+        _control_plane_namespaces=control_plane,
+        _root_namespace=settings.get("rootNamespace") or next(iter(sorted(control_plane)), ""),
     )
 
 

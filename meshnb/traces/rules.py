@@ -98,19 +98,20 @@ def delegating(service: ConfigObject, mesh: Mesh) -> list[ConfigObject]:
     ]
 
 
-def covered_by(service: ConfigObject, number: int) -> int | None:
-    """Return the first HTTP route that matches whatever a later one matches; None without one.
+def covered_by(service: ConfigObject, number: int, protocol: str = "http") -> int | None:
+    """Return the first route that matches whatever a later one matches; None without one.
 
     Envoy takes the first route that matches, so the later one is never taken.
     """
-    routes = items(service.spec, "http")
+    routes = items(service.spec, protocol)
     for earlier in range(number):
-        if _covers(routes[earlier], routes[number]):
+        if covers(routes[earlier], routes[number]):
             return earlier
     return None
 
 
-def _covers(earlier: Any, later: Any) -> bool:
+def covers(earlier: Any, later: Any) -> bool:
+    """Whether a route matches whatever another one matches."""
     first, second = items(earlier, "match"), items(later, "match") or [{}]
     return not first or all(any(_wider(wide, narrow) for wide in first) for narrow in second)
 
@@ -119,9 +120,14 @@ def _wider(wide: Any, narrow: Any) -> bool:
     if not isinstance(wide, Mapping) or not isinstance(narrow, Mapping):
         return False
     for key, condition in wide.items():
-        if key == "name" or (key == "uri" and dig(condition, "prefix") == "/"):
+        if key in ("name", "statPrefix") or (key == "uri" and _any_path(condition)):
             continue
         other = narrow.get(key)
+        if key == "sniHosts" and isinstance(condition, list):
+            # In TLS and TCP routes, where these are.
+            if other and all(any(host_matches(wide, one) for wide in condition) for one in other):
+                continue
+            return False
         if key == "uri" and isinstance(other, Mapping):
             prefix = dig(condition, "prefix")
             inner = dig(other, "exact") or dig(other, "prefix")
@@ -137,6 +143,10 @@ def _wider(wide: Any, narrow: Any) -> bool:
         if other != condition:
             return False
     return True
+
+
+def _any_path(condition: Any) -> bool:
+    return dig(condition, "prefix") == "/" or dig(condition, "regex") in (".*", "/.*", "^/.*$")
 
 
 def overruled_by(service: ConfigObject, host: str, mesh: Mesh) -> ConfigObject | None:
@@ -237,3 +247,59 @@ def sidecar_of(pod: Pod, mesh: Mesh) -> ConfigObject | None:
         elif item.namespace == mesh.root_namespace:
             whole.append(item)
     return next(iter(oldest(own) or oldest(namespace) or oldest(whole)), None)
+
+
+def egress_lists(item: ConfigObject, host: str, namespace: str) -> bool:
+    """Whether a Sidecar's egress lists a host of a namespace."""
+    listeners = items(item.spec, "egress")
+    if not listeners:
+        return True
+    for entry in (str(entry) for listener in listeners for entry in items(listener, "hosts")):
+        scope, _, pattern = entry.rpartition("/")
+        if scope == ".":
+            scope = item.namespace
+        if scope in ("*", namespace, "") and host_matches(pattern, host):
+            return True
+    return False
+
+
+def reached_hosts(service: ConfigObject, mesh: Mesh) -> list[str]:
+    """Return the hosts that a VirtualService has routes for; of a delegate, those of its roots."""
+    own = route_hosts(service, mesh)
+    if own:
+        return own
+    roots = delegating(service, mesh)
+    return list(dict.fromkeys(host for root in roots for host in route_hosts(root, mesh)))
+
+
+def host_namespaces(host: str, mesh: Mesh) -> list[str]:
+    """Return the namespaces of the Services and ServiceEntries that define a host."""
+    found = [port.namespace for port in mesh.ports(host)]
+    found += [
+        entry.namespace
+        for entry in mesh.of("ServiceEntry")
+        if any(host_matches(str(own), host) for own in items(entry.spec, "hosts"))
+    ]
+    return list(dict.fromkeys(found))
+
+
+def rules_for(host: str, namespace: str, mesh: Mesh) -> list[ConfigObject]:
+    """Return the DestinationRules that shape a host for the proxies of one namespace.
+
+    istiod takes them from the first namespace that has one for the host: the proxy's own, that of
+    the Service, the root namespace (Istio: ops/best-practices/traffic-management, cross-namespace
+    configuration). Of that namespace only those with the most specific host count.
+    """
+    own = [] if namespace == mesh.root_namespace else [namespace]
+    for scope in dict.fromkeys((*own, *host_namespaces(host, mesh), mesh.root_namespace)):
+        found = [
+            rule
+            for rule in mesh.of("DestinationRule")
+            if rule.namespace == scope
+            and host_matches(rule_host(rule, mesh), host)
+            and (scope == namespace or visible(rule, namespace, mesh))
+        ]
+        if found:
+            best = max(host_rank(rule_host(rule, mesh)) for rule in found)
+            return oldest(rule for rule in found if host_rank(rule_host(rule, mesh)) == best)
+    return []
