@@ -14,6 +14,8 @@ from meshnb.tables.containers import CONTAINERS
 from meshnb.tables.endpoints import ENDPOINTS
 from meshnb.tables.events import EVENTS
 from meshnb.tables.extension_configs import EXTENSION_CONFIGS
+from meshnb.tables.ingresses import INGRESSES
+from meshnb.tables.init_log import INIT_LOG
 from meshnb.tables.injection import INJECTION
 from meshnb.tables.injector_namespaces import INJECTOR_NAMESPACES
 from meshnb.tables.injector_webhooks import INJECTOR_WEBHOOKS
@@ -21,7 +23,10 @@ from meshnb.tables.istio_config import ISTIO_CONFIG
 from meshnb.tables.istiod_log import ISTIOD_LOG
 from meshnb.tables.istiod_metrics import ISTIOD_METRICS
 from meshnb.tables.istiod_ports import ISTIOD_PORTS
+from meshnb.tables.leases import LEASES
+from meshnb.tables.limit_ranges import LIMIT_RANGES
 from meshnb.tables.listeners import LISTENERS
+from meshnb.tables.mesh_config_maps import MESH_CONFIG_MAPS
 from meshnb.tables.mesh_settings import MESH_SETTINGS
 from meshnb.tables.namespaces import NAMESPACES
 from meshnb.tables.network_policies import NETWORK_POLICIES
@@ -33,12 +38,14 @@ from meshnb.tables.proxy_status import PROXY_STATUS
 from meshnb.tables.proxy_status_summary import PROXY_STATUS_SUMMARY
 from meshnb.tables.rbac import RBAC
 from meshnb.tables.rbac_rules import RBAC_RULES
+from meshnb.tables.remote_clusters import REMOTE_CLUSTERS
 from meshnb.tables.rollouts import ROLLOUTS
 from meshnb.tables.routes import ROUTES
 from meshnb.tables.secrets import SECRETS
 from meshnb.tables.service_accounts import SERVICE_ACCOUNTS
 from meshnb.tables.service_endpoints import SERVICE_ENDPOINTS
 from meshnb.tables.services import SERVICES
+from meshnb.tables.trust_anchors import TRUST_ANCHORS
 from meshnb.tables.versions import VERSIONS
 from meshnb.tables.webhooks import WEBHOOKS
 from meshnb.tables.workloads import WORKLOADS
@@ -65,9 +72,14 @@ TABLES: Mapping[str, Table] = {
         SERVICE_ENDPOINTS,
         SERVICE_ACCOUNTS,
         SECRETS,
+        TRUST_ANCHORS,
         NETWORK_POLICIES,
+        LIMIT_RANGES,
+        INGRESSES,
         ISTIO_CONFIG,
         MESH_SETTINGS,
+        MESH_CONFIG_MAPS,
+        LEASES,
         WEBHOOKS,
         INJECTION,
         CHECK_INJECT,
@@ -76,6 +88,7 @@ TABLES: Mapping[str, Table] = {
         ISTIOD_PORTS,
         ISTIOD_METRICS,
         ISTIOD_LOG,
+        REMOTE_CLUSTERS,
         VERSIONS,
         PROXY_STATUS,
         PROXY_STATUS_SUMMARY,
@@ -97,6 +110,7 @@ TABLES: Mapping[str, Table] = {
         ACCESS_LOG,
         ZTUNNEL_ACCESS_LOG,
         PROXY_LOG,
+        INIT_LOG,
         EVENTS,
     )
 }

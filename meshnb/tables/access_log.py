@@ -15,8 +15,8 @@ ACCESS_LOG = Table(
     asks=Logged(("istio-proxy",)),
     columns={
         "proxy": Column("string", "the proxy as pod.namespace", key=True),
-        "line": Column("Int64", "line of the log, from 1", key=True),
-        "start_time": Column("datetime64[us, UTC]", "when it began"),
+        "line": Column("Int64", "line of the log, from 1", key=True, passing=True),
+        "start_time": Column("datetime64[us, UTC]", "when it began", passing=True),
         "method": Column("string", "HTTP method; NA for a connection"),
         "path": Column("string", "path with query, as the client sent it"),
         "protocol": Column("string", "HTTP/1.1, HTTP/2, …"),

@@ -77,6 +77,8 @@ class Column:
     dtype: str
     description: str
     key: bool = False
+    #: whether it changes while nobody changes anything: a time, an age, a count or a version
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,10 @@ class _Built:
     frame: pd.DataFrame
     gaps: dict[Gap, None]
     questions: dict[Question, None]
+
+
+#: For what is no table itself.
+_NO_FRAME = pd.DataFrame()
 
 
 class Table:
@@ -522,9 +528,19 @@ class Facts:
     def gaps(self, *names: str) -> tuple[Gap, ...]:
         """Return what these tables wanted and did not get, each gap once."""
         found: dict[Gap, None] = {}
-        for name in names:
-            found.update(self._table(name).gaps)
+        with self.watched():
+            for name in names:
+                found.update(self._table(name).gaps)
         return tuple(found)
+
+    @contextmanager
+    def watched(self) -> Iterator[Mapping[Gap, None]]:
+        """Collect the gaps of all that is read in a ``with`` block, and keep them to it."""
+        outer, self._open = self._open, [_Built(_NO_FRAME, {}, {})]
+        try:
+            yield self._open[0].gaps
+        finally:
+            self._open = outer
 
     @property
     def now(self) -> datetime:
@@ -556,6 +572,32 @@ class Facts:
         if answer is None:
             answer = self._answers[question] = only(self.source, question)
         return answer
+
+    def gather(self) -> bool:
+        """Ask everything that was not asked yet in one go, which a live cluster answers fastest.
+
+        Returns whether it went to its end. When it is interrupted, what was answered until then
+        stays, and the rest counts as unanswered.
+        """
+        missing = [question for question in self._questions if question not in self._answers]
+        complete = True
+        try:
+            self._ask(missing)
+        except KeyboardInterrupt:
+            complete = False
+        for question in missing:
+            if question not in self._answers:
+                self._answers[question] = Answer(
+                    question, self.now, 0.0, error="not asked: the asking was interrupted"
+                )
+        return complete
+
+    def _ask(self, questions: Iterable[Question]) -> None:
+        """Ask several questions at once, and keep the answers."""
+        missing = [question for question in questions if question not in self._answers]
+        with suppress(NotRecorded):  # is told question by question
+            for answer in self.source.ask(missing):
+                self._answers[answer.question] = answer
 
     def gap(self, question: Question | str, state: str, reason: str) -> None:
         """Note that the tables that are being made wanted something and did not get it."""
@@ -595,7 +637,9 @@ class Facts:
 
     def answers(self, selector: Selector) -> Iterator[Answer]:
         """Yield the usable answers to a selector; notes a gap for each refused or silent one."""
-        for question in self.select(selector):
+        questions = self.select(selector)
+        self._ask(questions)
+        for question in questions:
             try:
                 answer = self.answer(question)
             except NotRecorded as error:

@@ -61,7 +61,7 @@ BOOTSTRAP = Table(
         "stats_sinks": Column("object", "tuple: names of what metrics are pushed to"),
         "runtime": Column("object", "dict: runtime settings, later layers over earlier ones"),
         "extensions": Column("object", "tuple: names of the bootstrap extensions"),
-        "last_updated": Column("datetime64[us, UTC]", "when Envoy read it"),
+        "last_updated": Column("datetime64[us, UTC]", "when Envoy read it", passing=True),
         "metadata": Column("object", "dict: all that it tells istiod of itself"),
     },
 )

@@ -11,7 +11,7 @@ from typing import Any
 from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Json, Row, Table, dig, items, mapping
 from meshnb.tables.envoy import CONFIG_DUMP, proxy_of, section
-from meshnb.tables.x509 import read_first_certificate
+from meshnb.tables.x509 import chain_keys, read_chain
 
 CERTIFICATES = Table(
     name="certificates",
@@ -34,9 +34,15 @@ CERTIFICATES = Table(
         "subject": Column("string", "subject"),
         "issuer": Column("string", "issuer"),
         "root_fingerprint": Column("string", "of a CA: SHA-256 in hexadecimal digits"),
-        "expires_in_s": Column("Float64", "seconds from the answer to its end; negative when over"),
-        "version": Column("string", "version of the secret"),
-        "last_updated": Column("datetime64[us, UTC]", "when the proxy got it"),
+        "chain_keys": Column(
+            "object", "of a chain: tuple of the keys by any of which it can be trusted"
+        ),
+        "trusted_keys": Column("object", "of CAs: tuple of the keys that they are for"),
+        "expires_in_s": Column(
+            "Float64", "seconds from the answer to its end; negative when over", passing=True
+        ),
+        "version": Column("string", "version of the secret", passing=True),
+        "last_updated": Column("datetime64[us, UTC]", "when the proxy got it", passing=True),
         "problem": Column("string", "why there is no certificate, or why it cannot be read"),
     },
 )
@@ -74,11 +80,16 @@ def _sources(secret: Mapping[str, Any]) -> list[tuple[str | None, Json]]:
 
 
 def _certificate(source: Json, taken_at: datetime) -> Row:
-    nothing: Row = {"valid_cert": False, "sans": ()}
+    nothing: Row = {"valid_cert": False, "sans": (), "trusted_keys": (), "chain_keys": ()}
     if source is None:
         return {**nothing, "problem": "the proxy has not received a certificate"}
     if (name := dig(source, "filename")) is not None:
-        return {"sans": (), "problem": f"it stands in the proxy's file {name}, not in the dump"}
+        return {
+            "sans": (),
+            "trusted_keys": (),
+            "chain_keys": (),
+            "problem": f"it stands in the proxy's file {name}, not in the dump",
+        }
     try:
         inline = dig(source, "inline_bytes")
         pem = (
@@ -86,9 +97,11 @@ def _certificate(source: Json, taken_at: datetime) -> Row:
             if inline is None
             else base64.b64decode(inline, validate=True)
         )
-        certificate = read_first_certificate(pem)
+        chain = read_chain(pem)
     except (binascii.Error, TypeError, ValueError) as error:
         return {**nothing, "problem": str(error)}
+    certificate = chain[0]
+    keys = tuple(one.subject_key for one in chain if one.subject_key is not None)
     return {
         "type": "CA" if certificate.is_ca else "Cert Chain",
         "valid_cert": certificate.valid_at(taken_at),
@@ -100,5 +113,7 @@ def _certificate(source: Json, taken_at: datetime) -> Row:
         "subject": certificate.subject,
         "issuer": certificate.issuer,
         "root_fingerprint": certificate.fingerprint if certificate.is_ca else None,
+        "chain_keys": () if certificate.is_ca else chain_keys(chain),
+        "trusted_keys": keys if certificate.is_ca else (),
         "expires_in_s": (certificate.not_after - taken_at).total_seconds(),
     }

@@ -19,6 +19,8 @@ CONTAINERS = Table(
         "pod": Column("string", "name of the pod", key=True),
         "container": Column("string", "name of the container", key=True),
         "init": Column("boolean", "whether it is an init container; native sidecars are, too"),
+        "position": Column("Int64", "its place among the containers or init containers, from 0"),
+        "restart_policy": Column("string", "Always for an init container that is a sidecar"),
         "image": Column("string", "the image it should run"),
         "ready": Column("boolean", "whether it is ready"),
         "restarts": Column("Int64", "how often it was started again"),
@@ -27,16 +29,23 @@ CONTAINERS = Table(
         "exit_code": Column("Int64", "its exit code, when it is terminated"),
         "message": Column("string", "more about why it waits or ended"),
         "since": Column(
-            "datetime64[us, UTC]", "when it was started, or ended when it is terminated"
+            "datetime64[us, UTC]",
+            "when it was started, or ended when it is terminated",
+            passing=True,
         ),
         "last_reason": Column("string", "why its previous run ended, one word"),
         "last_exit_code": Column("Int64", "exit code of its previous run"),
-        "last_finished": Column("datetime64[us, UTC]", "when its previous run ended"),
+        "last_finished": Column("datetime64[us, UTC]", "when its previous run ended", passing=True),
         "ports": Column("object", "the ports it declares, a tuple of numbers"),
         "readiness_port": Column("Int64", "the port that its readiness probe really asks"),
         "readiness_path": Column("string", "the path that its readiness probe asks for, with http"),
         "readiness_kind": Column("string", "how its readiness is probed: http, tcp, grpc or exec"),
+        "direct_probe_ports": Column(
+            "object",
+            "tuple: ports that the kubelet itself probes by HTTP or TCP, not through the agent",
+        ),
         "run_as_user": Column("Int64", "the user ID it must run as"),
+        "capabilities": Column("object", "tuple: capabilities that are added to it"),
     },
 )
 
@@ -51,13 +60,15 @@ def _rows(pod: Json, question: Question, facts: Facts) -> Iterator[Row]:
         ("initContainers", "initContainerStatuses", True),
     ):
         statuses = {dig(one, "name"): one for one in items(pod, "status", reported)}
-        for container in items(pod, "spec", part):
+        for position, container in enumerate(items(pod, "spec", part)):
             status = statuses.get(dig(container, "name"))
             yield {
                 "namespace": dig(pod, "metadata", "namespace"),
                 "pod": dig(pod, "metadata", "name"),
                 "container": dig(container, "name"),
                 "init": init,
+                "position": position,
+                "restart_policy": dig(container, "restartPolicy"),
                 "image": dig(container, "image"),
                 "ready": dig(status, "ready"),
                 "restarts": dig(status, "restartCount"),
@@ -68,6 +79,10 @@ def _rows(pod: Json, question: Question, facts: Facts) -> Iterator[Row]:
                     if isinstance(port := dig(one, "containerPort"), int)
                 ),
                 **_readiness(container, probers),
+                "direct_probe_ports": _direct_probes(container),
+                "capabilities": tuple(
+                    map(str, items(container, "securityContext", "capabilities", "add"))
+                ),
                 "run_as_user": dig(
                     container,
                     "securityContext",
@@ -130,6 +145,20 @@ def _readiness(container: Json, probers: Mapping[str, Any]) -> Row:
                 else None,
             }
     return {}
+
+
+def _direct_probes(container: Json) -> tuple[int, ...]:
+    """Return the ports of probes that still lead to the container, not to the agent on 15020."""
+    ports: dict[int, None] = {}
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        probe = mapping(container, kind)
+        path = str(dig(probe, "httpGet", "path", default=""))
+        for field in ("httpGet", "tcpSocket", "grpc"):
+            named = dig(probe, field, "port")
+            port = None if named is None else _number(container, named)
+            if isinstance(port, int) and not path.startswith("/app-health/"):
+                ports[port] = None
+    return tuple(ports)
 
 
 def _number(container: Json, port: Any) -> Any:

@@ -121,12 +121,14 @@ ENDPOINTS = Table(
         "health_flags": Column(
             "object", "tuple: what counts against it, such as failed_outlier_check"
         ),
-        "requests": Column("Int64", "requests sent to it since the proxy knows it"),
-        "requests_ok": Column("Int64", "requests it answered without a 5xx"),
-        "requests_failed": Column("Int64", "requests that failed or were answered with a 5xx"),
-        "connections": Column("Int64", "connections made to it"),
-        "connections_active": Column("Int64", "connections open now"),
-        "connections_failed": Column("Int64", "connections that could not be made"),
+        "requests": Column("Int64", "requests sent to it since the proxy knows it", passing=True),
+        "requests_ok": Column("Int64", "requests it answered without a 5xx", passing=True),
+        "requests_failed": Column(
+            "Int64", "requests that failed or were answered with a 5xx", passing=True
+        ),
+        "connections": Column("Int64", "connections made to it", passing=True),
+        "connections_active": Column("Int64", "connections open now", passing=True),
+        "connections_failed": Column("Int64", "connections that could not be made", passing=True),
         "hostname": Column("string", "host name, where it was found by DNS"),
         "origin": Column(
             "string",

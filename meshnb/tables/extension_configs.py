@@ -26,8 +26,8 @@ EXTENSION_CONFIGS = Table(
             "string", "active, waiting (no configuration has come yet) or refused (never used)"
         ),
         "protocol": Column("string", "http or network: the kind of filter, by its type's package"),
-        "last_updated": Column("datetime64[us, UTC]", "when the proxy took it over"),
-        "version": Column("string", "version that istiod gave it"),
+        "last_updated": Column("datetime64[us, UTC]", "when the proxy took it over", passing=True),
+        "version": Column("string", "version that istiod gave it", passing=True),
         "istio_config": Column(
             "string", "API path of the WasmPlugin that it was made from, by its name; else NA"
         ),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Listed, Row, Table, dig
+from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items
+from meshnb.tables.mesh_settings import parse_yaml
 from meshnb.tables.metadata import labels_of
 from meshnb.tables.namespaces import NEVER_INJECTED, chosen, injection_webhooks
+from meshnb.tables.selectors import selects
 
 _NAMESPACES = Listed("v1", "namespaces")
+_CONFIG_MAPS = Listed("v1", "configmaps", optional=True)
+#: The ConfigMap that an injector reads; one of a revision has its name behind a hyphen.
+_INJECTOR = "istio-sidecar-injector"
 
 INJECTION = Table(
     name="injection",
@@ -30,7 +36,7 @@ INJECTION = Table(
             "string", "the label, annotation or setting that keeps the proxy out"
         ),
         "reason": Column("string", "why it has a proxy or has none, as far as the objects tell"),
-        "created": Column("datetime64[us, UTC]", "when the pod was created"),
+        "created": Column("datetime64[us, UTC]", "when the pod was created", passing=True),
     },
     istioctl="istioctl x check-inject -n NAMESPACE POD",
 )
@@ -46,12 +52,17 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
         str(dig(document, "metadata", "name")): labels_of(document)
         for _, document in facts.objects(_NAMESPACES)
     }
+    settings = _injectors(facts)
     pods = facts["pods"].astype(object)
     for pod in pods.where(pods.notna(), None).to_dict("records"):
         namespace_labels = namespaces.get(str(pod["namespace"]))
         known = webhooks_known and namespace_labels is not None
         webhook = chosen(injectors, namespace_labels or {}, pod["labels"]) if known else None
-        opted_out_by = _opted_out_by(pod, namespace_labels or {})
+        revision = webhook["revision"] if webhook else None
+        setting = settings.get(str(revision or "default"))
+        opted_out_by = _opted_out_by(pod, namespace_labels or {}) or (
+            setting.keeps_out(pod) if setting and webhook else None
+        )
         row = {
             "namespace": pod["namespace"],
             "pod": pod["pod"],
@@ -60,7 +71,7 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
             "injected": pod["mesh"] in ("sidecar", "gateway", "waypoint"),
             "wanted": webhook is not None if known else None,
             "webhook": webhook["title"] if webhook else None,
-            "revision": webhook["revision"] if webhook else None,
+            "revision": revision,
             "opted_out_by": opted_out_by,
             "reason": _of_its_own(pod)
             or (_by_choice(webhook, pod, opted_out_by) if known else _UNKNOWN)
@@ -68,6 +79,48 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
             "created": pod["created"],
         }
         yield facts.question(str(pod["question"])), row
+
+
+@dataclass(frozen=True, slots=True)
+class _Injector:
+    """What an injector is told about pods that say nothing of themselves (Istio 1.30)."""
+
+    title: str
+    policy: str
+    never: tuple[Json, ...]
+    always: tuple[Json, ...]
+
+    def keeps_out(self, pod: Mapping[Any, Any]) -> str | None:
+        """Name the setting that keeps the proxy out of a pod; None when none does."""
+        said = pod["labels"].get(_SWITCH, pod["annotations"].get(_SWITCH))
+        if said in ("true", "false"):
+            return None
+        if any(selects(selector, pod["labels"]) for selector in self.never):
+            return f"neverInjectSelector in {self.title}"
+        if any(selects(selector, pod["labels"]) for selector in self.always):
+            return None
+        return None if self.policy == "enabled" else f"policy {self.policy} in {self.title}"
+
+
+def _injectors(facts: Facts) -> Mapping[str, _Injector]:
+    """Return the settings of each revision's injector, as far as they can be read."""
+    found = {}
+    for _, config_map in facts.objects(_CONFIG_MAPS):
+        name = str(dig(config_map, "metadata", "name"))
+        text = dig(config_map, "data", "config")
+        if not name.startswith(_INJECTOR) or not isinstance(text, str):
+            continue
+        try:
+            settings = parse_yaml(text)
+        except ValueError:
+            continue
+        found[name.removeprefix(_INJECTOR).removeprefix("-") or "default"] = _Injector(
+            title=f"ConfigMap {dig(config_map, 'metadata', 'namespace')}/{name}",
+            policy=str(dig(settings, "policy", default="enabled")),
+            never=tuple(items(settings, "neverInjectSelector")),
+            always=tuple(items(settings, "alwaysInjectSelector")),
+        )
+    return found
 
 
 def _opted_out_by(pod: Mapping[Any, Any], namespace_labels: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshnb.sources.base import ListQuestion, Question
-from meshnb.tables.base import Column, Facts, Got, Json, Listed, Row, Table, dig, items, mapping
+from meshnb.tables.base import (
+    Column,
+    Facts,
+    Gap,
+    Got,
+    Json,
+    Listed,
+    Row,
+    Table,
+    dig,
+    items,
+    mapping,
+)
 from meshnb.tables.metadata import annotations_of, changed, labels_of
 
 _NETWORKING = "networking.istio.io"
@@ -54,10 +66,16 @@ ISTIO_CONFIG = Table(
         "namespace": Column("string", "its namespace; absent for a GatewayClass", key=True),
         "name": Column("string", "its name", key=True),
         "api_version": Column("string", "API group and version that it was read with"),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
-        "changed": Column("datetime64[us, UTC]", "when anything but its status was changed last"),
-        "generation": Column("Int64", "how often its spec was written, counted by Kubernetes"),
-        "observed_generation": Column("Int64", "the generation that its status speaks of"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
+        "changed": Column(
+            "datetime64[us, UTC]", "when anything but its status was changed last", passing=True
+        ),
+        "generation": Column(
+            "Int64", "how often its spec was written, counted by Kubernetes", passing=True
+        ),
+        "observed_generation": Column(
+            "Int64", "the generation that its status speaks of", passing=True
+        ),
         "conditions": Column(
             "object",
             "conditions of its status and of the listeners, parents and ancestors in it, a tuple "
@@ -118,6 +136,31 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
                 yield _row(item, kind, api, question)
 
         yield from facts.read(listed, read)
+
+
+def gaps_of(facts: Facts, kind: str, group: str) -> Iterator[Gap]:
+    """Yield what is missing of the table for one kind; ``group`` is the end of its API group."""
+    missing = facts.gaps("istio_config")
+    if not missing:
+        return
+    questions = list(facts.source.questions())
+    wanted = [one for one, name in _KINDS.items() if name == kind and one.api.endswith(group)]
+    listed = {
+        str(question): question
+        for question in questions
+        if any(one.matches(question) for one in _KINDS)
+    }
+    for gap in missing:
+        question = listed.get(gap.question)
+        of_kind = any(
+            one.matches(question) if question is not None else str(one) == gap.question
+            for one in wanted
+        )
+        # What istiod holds stands in for the kinds that were never listed.
+        held = question is None and not any(str(one) == gap.question for one in _KINDS)
+        unlisted = any(not any(map(one.matches, questions)) for one in wanted)
+        if of_kind or (held and unlisted):
+            yield gap
 
 
 def _new(item: Json, group: str, kind: str, seen: set[tuple[str, ...]]) -> bool:

@@ -15,8 +15,8 @@ ISTIOD_LOG = Table(
     columns={
         "istiod": Column("string", "the istiod pod", key=True),
         "namespace": Column("string", "its namespace", key=True),
-        "line": Column("Int64", "line of the log, from 1", key=True),
-        "time": Column("datetime64[us, UTC]", "when it was written"),
+        "line": Column("Int64", "line of the log, from 1", key=True, passing=True),
+        "time": Column("datetime64[us, UTC]", "when it was written", passing=True),
         "level": Column("string", "trace, debug, info, warn, error, critical or fatal"),
         "scope": Column("string", "part of istiod that wrote it"),
         "message": Column("string", "the text"),

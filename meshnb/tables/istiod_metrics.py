@@ -20,7 +20,7 @@ ISTIOD_METRICS = Table(
         "labels": Column(
             "string", 'labels as printed, such as type="cds"; empty for none', key=True
         ),
-        "value": Column("Float64", "the value; its unit stands in the metric's name"),
+        "value": Column("Float64", "the value; its unit stands in the metric's name", passing=True),
     },
 )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from meshnb.errors import NotRecorded
 from meshnb.sources.base import Answer, HttpQuestion, ProbeQuestion, Question
 from meshnb.tables.base import Column, Facts, Row, Table
-from meshnb.tables.x509 import read_first_certificate
+from meshnb.tables.x509 import chain_keys, read_chain
 
 ISTIOD_PORTS = Table(
     name="istiod_ports",
@@ -22,16 +22,19 @@ ISTIOD_PORTS = Table(
         "answers": Column("boolean", "whether it answered; NA when it was never asked"),
         "how": Column("string", "how it answered, or the error"),
         "error": Column("string", "why it did not answer"),
-        "elapsed_ms": Column("Float64", "how long the answer took, in milliseconds"),
+        "elapsed_ms": Column("Float64", "how long the answer took, in milliseconds", passing=True),
         "tls_version": Column("string", "version of TLS, such as TLSv1.3"),
         "alpn": Column("string", "protocol agreed on within TLS, such as h2"),
         "subject": Column("string", "subject of the certificate that it showed"),
         "sans": Column("object", "tuple: subject alternative names of the certificate"),
         "issuer": Column("string", "issuer of the certificate"),
+        "chain_keys": Column("object", "tuple: the keys by any of which its chain can be trusted"),
         "not_before": Column("datetime64[us, UTC]", "when the certificate begins"),
         "not_after": Column("datetime64[us, UTC]", "when the certificate ends"),
         "expires_in_days": Column(
-            "Float64", "days from the answer to the certificate's end; negative when over"
+            "Float64",
+            "days from the answer to the certificate's end; negative when over",
+            passing=True,
         ),
     },
 )
@@ -101,6 +104,7 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
                 "serves": port.serves,
                 "protocol": port.protocol,
                 "sans": (),
+                "chain_keys": (),
             }
             place = (namespace, pod, number)
             asked = [by[place] for by in (probes, pages) if place in by]
@@ -156,15 +160,17 @@ def _read(facts: Facts, answer: Answer) -> Row:
 
 def _certificate(facts: Facts, answer: Answer) -> Row:
     try:
-        certificate = read_first_certificate(answer.content)
+        chain = read_chain(answer.content)
     except ValueError as error:
         facts.gap(answer.question, "unreadable", f"has a chain that cannot be used: {error}")
         return {}
+    certificate = chain[0]
     left = certificate.not_after - answer.taken_at
     return {
         "subject": certificate.subject,
         "sans": certificate.sans,
         "issuer": certificate.issuer,
+        "chain_keys": chain_keys(chain),
         "not_before": certificate.not_before,
         "not_after": certificate.not_after,
         "expires_in_days": left.total_seconds() / 86_400,

@@ -61,10 +61,10 @@ LISTENERS = Table(
         ),
         "inspectors": Column("object", "tuple: listener filters, which look before the match"),
         "stat_prefix": Column("string", "name under which the chain counts"),
-        "last_updated": Column("datetime64[us, UTC]", "when the proxy took it over"),
-        "version": Column("string", "version that istiod gave it"),
+        "last_updated": Column("datetime64[us, UTC]", "when the proxy took it over", passing=True),
+        "version": Column("string", "version that istiod gave it", passing=True),
         "error": Column("string", "why the proxy refused the last update of this listener"),
-        "refused_at": Column("datetime64[us, UTC]", "when it refused it"),
+        "refused_at": Column("datetime64[us, UTC]", "when it refused it", passing=True),
     },
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig
-from meshnb.tables.metadata import labels_of
+from meshnb.tables.metadata import changed, labels_of
 from meshnb.tables.selectors import selects
 
 _NAMESPACES = Listed("v1", "namespaces")
@@ -19,7 +19,10 @@ NAMESPACES = Table(
     columns={
         "namespace": Column("string", "name of the namespace", key=True),
         "phase": Column("string", "Active or Terminating"),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
+        "changed": Column(
+            "datetime64[us, UTC]", "when anything but its status was changed last", passing=True
+        ),
         "injection": Column("string", "its label istio-injection: enabled or disabled"),
         "revision": Column("string", "its label istio.io/rev: a revision or a tag"),
         "ambient": Column("string", "its label istio.io/dataplane-mode: ambient or none"),
@@ -48,6 +51,7 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
             "namespace": name,
             "phase": dig(document, "status", "phase"),
             "created": dig(document, "metadata", "creationTimestamp"),
+            "changed": changed(document),
             "injection": labels.get("istio-injection"),
             "revision": labels.get("istio.io/rev"),
             "ambient": labels.get("istio.io/dataplane-mode"),

@@ -14,7 +14,7 @@ NETWORK_POLICIES = Table(
     columns={
         "namespace": Column("string", "namespace of the policy", key=True),
         "policy": Column("string", "name of the policy", key=True),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
         "selector": Column(
             "object", "label selector of the pods it applies to, a dict; empty is all"
         ),

@@ -31,9 +31,9 @@ PODS = Table(
         "address": Column("string", "its IP address"),
         "phase": Column("string", "Pending, Running, Succeeded, Failed or Unknown"),
         "ready": Column("boolean", "whether its condition Ready is True"),
-        "ready_since": Column("datetime64[us, UTC]", "since when ready is as it is"),
+        "ready_since": Column("datetime64[us, UTC]", "since when ready is as it is", passing=True),
         "not_ready_reason": Column("string", "why it is not ready, in Kubernetes' words"),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
         "deleted": Column(
             "datetime64[us, UTC]", "when it is to be gone; absent if not being deleted"
         ),
@@ -55,6 +55,7 @@ PODS = Table(
         "restarts": Column(
             "Int64", "how often its app containers were started again, all together"
         ),
+        "named_ports": Column("object", "dict: number of each port of its containers with a name"),
         "labels": Column("object", "its labels, a dict"),
         "annotations": Column("object", "its annotations, a dict"),
     },
@@ -104,9 +105,21 @@ def _row(pod: Json, owners: Mapping[tuple[str, str, str], tuple[str, str] | None
         "proxy_image": dig(proxy_container(pod), "image"),
         "host_network": dig(pod, "spec", "hostNetwork", default=False),
         "restarts": _restarts(pod, mesh),
+        "named_ports": _named_ports(pod),
         "labels": labels,
         "annotations": annotations,
     }
+
+
+def _named_ports(pod: Json) -> dict[str, int]:
+    found: dict[str, int] = {}
+    # Native sidecars stand among the init containers, and Services may lead to them, too.
+    for container in items(pod, "spec", "containers") + items(pod, "spec", "initContainers"):
+        for port in items(container, "ports"):
+            number = dig(port, "containerPort")
+            if isinstance(dig(port, "name"), str) and isinstance(number, int):
+                found.setdefault(dig(port, "name"), number)
+    return found
 
 
 def proxy_container(pod: Json) -> Json:

@@ -15,6 +15,7 @@ from meshnb.tables.base import Column, Facts, Got, Listed, Row, Table, dig, item
 from meshnb.tables.envoy import CONFIG_DUMP, ConfigDump, node_of, proxy_of
 
 _SERVER_INFO = Got(15000, "/server_info", proxies=True)
+_INIT_DUMP = Got(15000, "/init_dump")
 _CONNECTIONS = Got(15014, "/debug/connections")
 _PODS = Listed("v1", "pods")
 
@@ -36,16 +37,19 @@ PROXIES = Table(
         ),
         "ready": Column("boolean", "whether it says that it is ready; NA when it was never asked"),
         "ready_error": Column("string", "what it says instead"),
+        "waits_for": Column(
+            "object", "tuple: what Envoy still waits for before it serves, by its /init_dump"
+        ),
         "istiod": Column("string", "the istiod pod that it is connected to"),
-        "connected_at": Column("datetime64[us, UTC]", "since when it is connected"),
+        "connected_at": Column("datetime64[us, UTC]", "since when it is connected", passing=True),
         "discovery_address": Column("string", "where it looks for istiod"),
         "trust_domain": Column("string", "trust domain of its identity"),
         "service_account": Column("string", "service account of its identity"),
         "cluster_id": Column("string", "Kubernetes cluster that it says it is in"),
         "network": Column("string", "network that it says it is in"),
         "interception_mode": Column("string", "how traffic gets to it: REDIRECT, TPROXY or NONE"),
-        "uptime_s": Column("Float64", "how long Envoy has been running, in seconds"),
-        "started": Column("datetime64[us, UTC]", "when Envoy was started"),
+        "uptime_s": Column("Float64", "how long Envoy has been running, in seconds", passing=True),
+        "started": Column("datetime64[us, UTC]", "when Envoy was started", passing=True),
         "answered": Column("boolean", "whether it gave its config dump"),
         "silent_because": Column("string", "why it did not"),
     },
@@ -56,6 +60,7 @@ PROXIES = Table(
 def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
     dumps = {proxy_of(q): (q, dump) for q, dump in facts.documents(CONFIG_DUMP)}
     infos = {proxy_of(q): (q, info) for q, info in facts.documents(_SERVER_INFO)}
+    waits = {proxy_of(question): _unready(page) for question, page in facts.documents(_INIT_DUMP)}
     asked = _asked(facts)
     connections = _connections(facts)
     certificates = facts["certificates"]
@@ -93,10 +98,20 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
                 **_process(facts, infos.get(proxy), node),
                 **_readiness(facts, asked, proxy),
                 **connections.get(proxy, {}),
+                "waits_for": waits.get(proxy, ()),
                 "answered": answered,
                 "silent_because": None if answered else _why_silent(facts, asked, proxy),
             },
         )
+
+
+def _unready(page: Any) -> tuple[str, ...]:
+    """Return the targets that Envoy's page names as unready."""
+    return tuple(
+        str(target).removeprefix("target ")
+        for manager in items(page, "unready_targets_dumps")
+        for target in items(manager, "target_names")
+    )
 
 
 def _asked(facts: Facts) -> Mapping[tuple[str, int], list[HttpQuestion]]:

@@ -16,8 +16,8 @@ PROXY_LOG = Table(
     asks=Logged(("istio-proxy",)),
     columns={
         "proxy": Column("string", "the proxy as pod.namespace", key=True),
-        "line": Column("Int64", "line of the log, from 1", key=True),
-        "time": Column("datetime64[us, UTC]", "when it was written"),
+        "line": Column("Int64", "line of the log, from 1", key=True, passing=True),
+        "time": Column("datetime64[us, UTC]", "when it was written", passing=True),
         "level": Column("string", "trace, debug, info, warn, error, critical or fatal"),
         "scope": Column("string", "part of the program that wrote it; Envoy's begin with envoy"),
         "message": Column("string", "the text"),

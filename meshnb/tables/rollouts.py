@@ -21,12 +21,15 @@ ROLLOUTS = Table(
         "workload_kind": Column("string", "kind of its owner, usually Deployment"),
         "workload": Column("string", "name of its owner; its own when it has none"),
         "rollout": Column("Int64", "number of the version, counted by the Deployment"),
-        "created": Column("datetime64[us, UTC]", "when this version was rolled out first"),
+        "created": Column(
+            "datetime64[us, UTC]", "when this version was rolled out first", passing=True
+        ),
         "replicas_wanted": Column("Int64", "how many pods it is to have; 0 for a past version"),
         "replicas_ready": Column("Int64", "how many of its pods are ready"),
         "labels": Column("object", "labels of its pod template, a dict"),
         "annotations": Column("object", "annotations of its pod template, a dict"),
         "images": Column("object", "images of its containers, a tuple"),
+        "host_network": Column("boolean", "whether its pods use the node's own network"),
     },
 )
 
@@ -51,4 +54,5 @@ def _rows(replica_set: Json, question: Question, facts: Facts) -> Iterator[Row]:
         "images": tuple(
             str(dig(container, "image")) for container in items(template, "spec", "containers")
         ),
+        "host_network": dig(template, "spec", "hostNetwork", default=False),
     }

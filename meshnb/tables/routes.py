@@ -69,8 +69,10 @@ ROUTES = Table(
             "boolean", "istioctl leaves it out, because it goes to PassthroughCluster"
         ),
         "state": Column("string", "dynamic (from istiod), or static (inline in a listener)"),
-        "last_updated": Column("datetime64[us, UTC]", "when the proxy took it over"),
-        "version": Column("string", "version that istiod gave the route configuration"),
+        "last_updated": Column("datetime64[us, UTC]", "when the proxy took it over", passing=True),
+        "version": Column(
+            "string", "version that istiod gave the route configuration", passing=True
+        ),
         "istio_config": Column("string", "API path of the Istio object it comes from"),
     },
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, mapping
+from meshnb.tables.metadata import labels_of
 from meshnb.tables.x509 import read_first_certificate
 
 SECRETS = Table(
@@ -24,7 +25,8 @@ SECRETS = Table(
         "not_before": Column("datetime64[us, UTC]", "when that certificate begins"),
         "not_after": Column("datetime64[us, UTC]", "when that certificate ends"),
         "problem": Column("string", "why its certificate cannot be read"),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
+        "labels": Column("object", "its labels, a dict"),
     },
 )
 
@@ -51,6 +53,7 @@ def _rows(secret: Json, question: Question, facts: Facts) -> Iterator[Row]:
         "keys": tuple(sorted(map(str, values))),
         "certificate_sans": (),
         "created": dig(secret, "metadata", "creationTimestamp"),
+        "labels": labels_of(secret),
         **_certificate(values),
     }
 

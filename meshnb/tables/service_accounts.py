@@ -14,7 +14,7 @@ SERVICE_ACCOUNTS = Table(
     columns={
         "namespace": Column("string", "namespace of the service account", key=True),
         "service_account": Column("string", "name of the service account", key=True),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
     },
 )
 

@@ -36,8 +36,10 @@ SERVICES = Table(
         "export_to": Column(
             "object", "namespaces that see it, a tuple; empty means the mesh's default"
         ),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
-        "changed": Column("datetime64[us, UTC]", "when anything but its status was changed last"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
+        "changed": Column(
+            "datetime64[us, UTC]", "when anything but its status was changed last", passing=True
+        ),
         "labels": Column("object", "its labels, a dict"),
     },
 )

@@ -9,7 +9,7 @@ from typing import Any
 from meshnb.sources.base import Question
 from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items, mapping
 from meshnb.tables.metadata import labels_of
-from meshnb.tables.x509 import Certificate, read_first_certificate
+from meshnb.tables.x509 import Certificate, read_chain
 
 _MUTATING = Listed("admissionregistration.k8s.io", "mutatingwebhookconfigurations")
 _VALIDATING = Listed("admissionregistration.k8s.io", "validatingwebhookconfigurations")
@@ -36,6 +36,9 @@ WEBHOOKS = Table(
         "url": Column("string", "the URL that is called, when it is no Service"),
         "ca_subject": Column("string", "subject of the CA certificate that the caller trusts"),
         "ca_not_after": Column("datetime64[us, UTC]", "when that CA certificate ends"),
+        "ca_keys": Column(
+            "object", "tuple: the keys of the CA certificates that the caller trusts"
+        ),
         "deactivated": Column(
             "boolean", "whether it never applies, by a selector with istio.io/deactivated"
         ),
@@ -71,7 +74,7 @@ def _row(configuration: Json, webhook: Json, kind: str, services: set[tuple[str,
     service = mapping(client, "service")
     url = client.get("url")
     path = str(service.get("path") or url or "")
-    authority = _authority(client.get("caBundle"))
+    authorities = _authorities(client.get("caBundle"))
     selectors = [mapping(webhook, "namespaceSelector"), mapping(webhook, "objectSelector")]
     called = (str(service.get("namespace")), str(service.get("name")))
     return {
@@ -90,8 +93,9 @@ def _row(configuration: Json, webhook: Json, kind: str, services: set[tuple[str,
         # No cluster is without any Service: none here means that they could not be listed.
         "service_exists": called in services if service and services else None,
         "url": url,
-        "ca_subject": authority.subject if authority else None,
-        "ca_not_after": authority.not_after if authority else None,
+        "ca_subject": authorities[0].subject if authorities else None,
+        "ca_not_after": authorities[0].not_after if authorities else None,
+        "ca_keys": tuple(one.subject_key for one in authorities if one.subject_key is not None),
         "deactivated": any(_DEACTIVATED in mapping(one, "matchLabels") for one in selectors),
     }
 
@@ -102,9 +106,9 @@ def _purpose(path: str) -> str:
     return "validation" if "/validate" in path else "other"
 
 
-def _authority(bundle: Any) -> Certificate | None:
-    """Return the first certificate of a caBundle; None when it is empty or unreadable."""
+def _authorities(bundle: Any) -> tuple[Certificate, ...]:
+    """Return the certificates of a caBundle; none when it is empty or unreadable."""
     try:
-        return read_first_certificate(base64.b64decode(str(bundle or "")))
+        return read_chain(base64.b64decode(str(bundle or "")))
     except ValueError:
-        return None
+        return ()

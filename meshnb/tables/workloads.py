@@ -38,8 +38,10 @@ WORKLOADS = Table(
         "replicas_wanted": Column("Int64", "how many pods it should have; absent for a CronJob"),
         "replicas_ready": Column("Int64", "how many of its pods are ready, as it says itself"),
         "pods": Column("Int64", "how many pods belong to it"),
-        "created": Column("datetime64[us, UTC]", "when it was created"),
-        "changed": Column("datetime64[us, UTC]", "when anything but its status was changed last"),
+        "created": Column("datetime64[us, UTC]", "when it was created", passing=True),
+        "changed": Column(
+            "datetime64[us, UTC]", "when anything but its status was changed last", passing=True
+        ),
         "service_account": Column("string", "the service account its pods run as"),
         "labels": Column("object", "labels that its pods get, a dict"),
         "annotations": Column("object", "annotations that its pods get, a dict"),

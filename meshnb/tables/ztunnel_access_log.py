@@ -19,8 +19,8 @@ ZTUNNEL_ACCESS_LOG = Table(
     asks=Logged(("istio-proxy",)),
     columns={
         "ztunnel": Column("string", "ztunnel pod that wrote the line", key=True),
-        "line": Column("Int64", "number of the line in its log, from 1", key=True),
-        "time": Column("datetime64[us, UTC]", "when the connection ended"),
+        "line": Column("Int64", "number of the line in its log, from 1", key=True, passing=True),
+        "time": Column("datetime64[us, UTC]", "when the connection ended", passing=True),
         "level": Column("string", "info, or error when it failed"),
         "direction": Column("string", "inbound at the server's end, outbound at the client's"),
         "source_address": Column("string", "address and port of the client"),

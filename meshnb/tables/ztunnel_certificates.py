@@ -34,7 +34,9 @@ ZTUNNEL_CERTIFICATES = Table(
         "issuer": Column("string", "issuer"),
         "sans": Column("object", "tuple: subject alternative names"),
         "root_fingerprint": Column("string", "of a root: SHA-256 in hexadecimal digits"),
-        "expires_in_s": Column("Float64", "seconds from the answer to its end; negative when over"),
+        "expires_in_s": Column(
+            "Float64", "seconds from the answer to its end; negative when over", passing=True
+        ),
         "problem": Column("string", "why there is no certificate, or why it cannot be read"),
     },
 )

@@ -23,7 +23,9 @@ ZTUNNEL_CONNECTIONS = Table(
             "string", "what the client asked for: a Service with its port, or empty"
         ),
         "protocol": Column("string", "HBONE (encrypted) or TCP"),
-        "source_address": Column("string", "address and port of the client", key=True),
+        "source_address": Column(
+            "string", "address and port of the client", key=True, passing=True
+        ),
         "destination_address": Column("string", "address and port of the server", key=True),
         "original_destination": Column("string", "what the client asked for, unchanged", key=True),
         "workload_uid": Column("string", "identifier of the pod at this end"),
