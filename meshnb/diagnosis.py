@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from meshnb.checks import (
 )
 from meshnb.sources import Manifests
 from meshnb.symptoms import Symptom, Symptoms
-from meshnb.tables import Facts
+from meshnb.tables import Facts, Gap
 
 #: Format of :meth:`Diagnosis.to_json`.
 FORMAT = 1
@@ -33,6 +33,8 @@ _SEVERITIES = {
 }
 #: A finding below this certainty is a guess.
 SURE = 0.5
+#: So sure is a finding still whose check could not see all that it looked at.
+HALF_SEEN = 0.8
 #: So many failures that nothing explains are more than an accident.
 UNEXPLAINED = 3
 
@@ -45,6 +47,29 @@ class RankedCause:
     check: Check
     finding: Finding
     explains: tuple[Symptom, ...]
+    #: what is missing of what its check looked at
+    missing: tuple[Gap, ...] = ()
+    #: whether the source has symptoms that are no mere notes
+    amid_symptoms: bool = False
+
+    @property
+    def certainty(self) -> float:
+        """How surely it is at fault, from 0 to 1; less where its check could not see all."""
+        return self.finding.certainty * (HALF_SEEN if self.missing else 1.0)
+
+    @property
+    def standing(self) -> str:
+        """What it is to the symptoms: ``cause``, ``fault``, ``blemish`` or ``note``.
+
+        A cause explains some. A fault was found where nothing goes wrong that could be seen. A
+        blemish explains nothing of what goes wrong, so it is not the cause of it. A note is no
+        problem.
+        """
+        if self.severity is Severity.INFO:
+            return "note"
+        if self.explains:
+            return "cause"
+        return "blemish" if self.amid_symptoms else "fault"
 
     @property
     def subject(self) -> Subject:
@@ -94,11 +119,19 @@ class Diagnosis:
 
     @property
     def ruled_out(self) -> tuple[Outcome, ...]:
-        """The checks that passed. Those of objects as they are written rule nothing out."""
+        """The checks that passed, or only guess at what a surer cause explains.
+
+        Those of objects as they are written rule nothing out.
+        """
+        named = {cause.check.code for cause in self.causes}
         return tuple(
             outcome
             for outcome in self.outcomes
-            if outcome.verdict is Verdict.PASS and not outcome.check.lint
+            if not outcome.check.lint
+            and (
+                outcome.verdict is Verdict.PASS
+                or (outcome.verdict is Verdict.FAIL and outcome.check.code not in named)
+            )
         )
 
     @property
@@ -110,6 +143,13 @@ class Diagnosis:
             if outcome.verdict is Verdict.BROKEN
             or (outcome.verdict is Verdict.UNKNOWN and not outcome.check.lint)
         )
+
+    @property
+    def missing(self) -> tuple[Gap, ...]:
+        """What the checks could not see: what they looked for, or a table of theirs did not get."""
+        tables = {name: None for outcome in self.outcomes for name in outcome.check.tables}
+        looked_for = [gap for outcome in self.outcomes for gap in outcome.gaps]
+        return tuple(dict.fromkeys((*self.facts.gaps(*tables), *looked_for)))
 
     @property
     def unexplained(self) -> tuple[Symptom, ...]:
@@ -212,9 +252,9 @@ def _puzzling(symptom: Symptom) -> bool:
 def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
     """Run all checks on a source and rank what they find.
 
-    First come the causes that explain symptoms, by how much of them they explain, recent ones
-    counting more; then faults that explain nothing seen, the worst and the most recently changed
-    first; last what is merely worth knowing.
+    First come the causes that explain symptoms, by how much of them they explain, recent ones and
+    sure ones counting more; then faults that explain nothing seen, the worst and the most recently
+    changed first; last what is merely worth knowing.
     """
     inputs = Inputs(facts)
     outcomes = tuple(run(inputs, _checks_for(facts) if checks is None else checks))
@@ -224,37 +264,43 @@ def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
             [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
         )
     )
+    missing = {outcome.check.code: outcome.gaps for outcome in outcomes}
+    noted = {
+        name
+        for check, finding in found
+        if _severity(check, finding) is Severity.INFO
+        for name in finding.explains
+    }
+    causes = [
+        RankedCause(
+            rank=0,
+            check=check,
+            finding=finding,
+            explains=tuple(by_id[name] for name in finding.explains if name in by_id),
+            missing=missing[check.code],
+            amid_symptoms=bool(by_id.keys() - noted),
+        )
+        for check, finding in found
+    ]
     changed = _changes(facts)
-
-    def order(entry: tuple[Check, Finding]) -> tuple[float, ...]:
-        check, finding = entry
-        severity = _severity(check, finding)
-        weight = finding.certainty * sum(
-            by_id[name].weight for name in finding.explains if name in by_id
-        )
-        informative = severity is Severity.INFO
-        return (
-            informative,
-            not weight,
-            -weight,
-            severity.rank,
-            -changed.get(str(finding.subject), 0.0),
-        )
-
-    found.sort(key=order)
+    causes.sort(key=lambda cause: _order(cause, changed))
     return Diagnosis(
         facts=facts,
         symptoms=inputs.symptoms,
-        causes=tuple(
-            RankedCause(
-                rank=rank,
-                check=check,
-                finding=finding,
-                explains=tuple(by_id[name] for name in finding.explains if name in by_id),
-            )
-            for rank, (check, finding) in enumerate(found, start=1)
-        ),
+        causes=tuple(replace(cause, rank=rank) for rank, cause in enumerate(causes, start=1)),
         outcomes=outcomes,
+    )
+
+
+def _order(cause: RankedCause, changed: Mapping[str, float]) -> tuple[float, ...]:
+    """Return the place of a cause among all; the first has the least."""
+    weight = cause.certainty * sum(symptom.weight for symptom in cause.explains)
+    return (
+        cause.severity is Severity.INFO,
+        not weight,
+        -weight,
+        cause.severity.rank,
+        -changed.get(str(cause.subject), 0.0),
     )
 
 
@@ -271,10 +317,7 @@ def _checks_for(facts: Facts) -> list[Check]:
 def _without_guesses(found: list[tuple[Check, Finding]]) -> list[tuple[Check, Finding]]:
     """Leave out the unsure findings whose symptoms are all explained by surer ones."""
     sure = {
-        symptom
-        for check, finding in found
-        if finding.certainty >= SURE and _severity(check, finding) is not Severity.INFO
-        for symptom in finding.explains
+        symptom for _, finding in found if finding.certainty >= SURE for symptom in finding.explains
     }
     return [
         (check, finding)

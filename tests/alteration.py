@@ -65,6 +65,24 @@ def read_line(text: str) -> Line | None:
     return Line(*matched.groups()) if matched else None
 
 
+#: The kinds that istiod shows on its page of what it holds, by their resources.
+_READ_BY_ISTIOD = {
+    "virtualservices": "VirtualService",
+    "destinationrules": "DestinationRule",
+    "gateways": "Gateway",
+    "serviceentries": "ServiceEntry",
+    "sidecars": "Sidecar",
+    "workloadentries": "WorkloadEntry",
+    "authorizationpolicies": "AuthorizationPolicy",
+    "peerauthentications": "PeerAuthentication",
+    "requestauthentications": "RequestAuthentication",
+    "telemetries": "Telemetry",
+    "wasmplugins": "WasmPlugin",
+}
+_OF_SECURITY = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication")
+_SECURITY = "security.istio.io/v1"
+
+
 def metadata(name: str, namespace: str, changed: str, created: str = "") -> dict[str, Any]:
     """Return the metadata of a Kubernetes object that was written at a time."""
     return {
@@ -105,7 +123,23 @@ class Altered:
             document["items"] = document["items"] or []
             change(document["items"])
             path.write_text(json.dumps(document))
+            if resource in _READ_BY_ISTIOD and "istio.io" in entry["request"]["apiVersion"]:
+                self._read(_READ_BY_ISTIOD[resource], document["items"])
         return self
+
+    def _read(self, kind: str, objects: list[Any]) -> None:
+        """Let each istiod that shows its configuration hold what is stored of one kind."""
+        for entry in self._index:
+            if entry["request"].get("path") != "/debug/configz" or "file" not in entry:
+                continue
+            path = self.folder / entry["file"]
+            group = _SECURITY if kind in _OF_SECURITY else "networking.istio.io/v1"
+            held = json.loads(path.read_text())
+            others = [
+                one for one in held if one["kind"] != kind or "istio.io" not in one["apiVersion"]
+            ]
+            read = [{"kind": kind, "apiVersion": group, **one} for one in objects]
+            path.write_text(json.dumps(others + read))
 
     def each(self, resource: str, name: str, change: Callable[[dict[str, Any]], None]) -> Altered:
         """Change each object of one resource whose name begins so."""
@@ -282,6 +316,18 @@ class Altered:
         entry.pop("file", None)
         entry.pop("status", None)
         entries.append({**entry, "request": {**entry["request"], **request}, "error": error})
+        self._write_index(entries)
+        return self
+
+    def reply(self, like: dict[str, Any], document: Any, **request: Any) -> Altered:
+        """Add a request to the index like another one, which is answered with a JSON document."""
+        entries = self._index
+        entry = dict(self._matching(**like)[0])
+        path = self.folder / entry["file"]
+        added = path.with_name(f"{path.name}.{len(entries)}")
+        added.write_text(json.dumps(document))
+        entry["file"] = added.relative_to(self.folder).as_posix()
+        entries.append({**entry, "request": {**entry["request"], **request}})
         self._write_index(entries)
         return self
 

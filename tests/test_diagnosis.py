@@ -274,7 +274,7 @@ def test_a_guess_is_dropped_when_a_surer_cause_explains_the_same() -> None:
         (("s1",), invented("MNB992", explains=("s1",)), False),
         (("s1",), invented("MNB992", explains=("s1", "s2")), False),
         (("s1", "s2"), invented("MNB992", explains=("s1",)), True),
-        (("s1",), invented("MNB992", Severity.INFO, explains=("s1",)), True),
+        (("s1",), invented("MNB992", Severity.INFO, explains=("s1",)), False),
         (("s1",), invented("MNB992", explains=("s1",), certainty=0.4), True),
         (("s1",), invented("MNB992"), True),
     ],

@@ -2,18 +2,45 @@
 
 ========  ====================================
 MNB100    istiod itself
+MNB130    how Istio was installed
 MNB150    sidecar injection
+MNB170    pods that could not be made
 MNB200    routing
+MNB210    DestinationRules
+MNB220    which route counts
+MNB230    what a caller's own proxy does
+MNB234    hosts outside the mesh
 MNB250    changes right before failures
+MNB260    several clusters or networks
+MNB270    Services that do not fit together
+MNB280    load balancing
 MNB300    gateways
+MNB320    what clients ask of gateways
+MNB325    what gateways take from objects
 MNB350    the Gateway API
 MNB400    mutual TLS
-MNB500    authorization and authentication
+MNB430    PeerAuthentications
+MNB440    connections that nobody encrypts, or that two do
+MNB450    certificates and identities
+MNB500    whom policies turn away
+MNB505    policies that do less than they seem to
+MNB510    tokens
+MNB530    policies by which another server decides
+MNB550    what proxies hold to refuse callers by
 MNB600    synchronisation of proxies
+MNB610    the way from a proxy to istiod
+MNB620    EnvoyFilters and Telemetries
+MNB640    what exportTo hides
+MNB680    changes that do not arrive
 MNB700    pods and applications
+MNB750    start and end of pods with a sidecar
+MNB770    traffic that goes past a sidecar
 MNB800    protocols
+MNB830    servers as their callers see them
 MNB850    limits
-MNB900    ambient meshes
+MNB900    what ztunnels decide
+MNB920    who is in the ambient mesh, and ztunnels
+MNB930    waypoints
 ========  ====================================
 
 Checks of objects as they are written, which say the same as `istioctl analyze`:
@@ -32,6 +59,12 @@ MNB1450   policies
 MNB1500   annotations, conditions, deprecated fields
 MNB1600   definitions of kinds
 ========  ====================================
+
+Weak spots of a mesh in which nothing fails:
+
+========  ====================================
+MNB1700   who may see, call and change what
+========  ====================================
 """
 
 from __future__ import annotations
@@ -39,13 +72,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meshnb.checks import (
+    admission,
     ambient,
     authorization,
+    capture,
+    certificates,
     changes,
     control_plane,
+    creation,
+    destination_rules,
+    encryption,
+    extensions,
+    external_authorization,
+    external_services,
     gateway_api,
+    gateway_hosts,
+    gateway_servers,
     gateways,
     injection,
+    installation,
     limits,
     lint_destination_rules,
     lint_envoy_filters,
@@ -59,11 +104,27 @@ from meshnb.checks import (
     lint_virtual_services,
     lint_webhooks,
     lint_workloads,
+    load_balancing,
     mtls,
+    multicluster,
+    outbound,
+    peer_authentication,
+    policy_effects,
+    posture,
     protocols,
+    route_order,
     routing,
+    service_definitions,
+    startup,
     sync,
+    tokens,
+    undelivered,
+    upstreams,
+    visibility,
+    waypoints,
     workloads,
+    xds,
+    ztunnels,
 )
 from meshnb.checks.base import (
     CATALOGUE,
@@ -97,18 +158,45 @@ __all__ = [
 #: The modules that hold checks, in the order of their codes.
 FAMILIES = (
     control_plane,
+    installation,
     injection,
+    creation,
     routing,
+    destination_rules,
+    route_order,
+    outbound,
+    external_services,
     changes,
+    multicluster,
+    service_definitions,
+    load_balancing,
     gateways,
+    gateway_hosts,
+    gateway_servers,
     gateway_api,
     mtls,
+    peer_authentication,
+    encryption,
+    certificates,
     authorization,
+    policy_effects,
+    tokens,
+    external_authorization,
+    admission,
     sync,
+    xds,
+    extensions,
+    visibility,
+    undelivered,
     workloads,
+    startup,
+    capture,
     protocols,
+    upstreams,
     limits,
     ambient,
+    ztunnels,
+    waypoints,
     lint_virtual_services,
     lint_destination_rules,
     lint_gateways,
@@ -121,6 +209,7 @@ FAMILIES = (
     lint_policies,
     lint_metadata,
     lint_schemas,
+    posture,
 )
 
 #: Every check by its code, in the order of the codes.

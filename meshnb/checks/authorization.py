@@ -1,15 +1,15 @@
-"""Checks of authorization and authentication policies. Codes MNB500 to MNB549."""
+"""Checks of AuthorizationPolicies: whom they turn away. Codes MNB500 to MNB504."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
+from meshnb.checks.admission import Refusals
 from meshnb.checks.base import (
     Cause,
     Finding,
@@ -22,39 +22,114 @@ from meshnb.checks.base import (
     ids,
     subject_of,
     symptom_rows,
-    workload_of,
 )
-from meshnb.checks.changes import changed_before
+from meshnb.checks.misses import near_pods
+from meshnb.checks.mtls import rules_for, tls_settings
+from meshnb.checks.served import goes_on, served_before, served_by
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
-from meshnb.traces.failures import Failure, failed
-from meshnb.traces.mesh import ConfigObject, Mesh, Pod
+from meshnb.traces.conditions import Asked, Judgement, http_only, identities_of, judge
+from meshnb.traces.failures import Failure
+from meshnb.traces.mesh import ConfigObject, Mesh, Pod, plain
+from meshnb.traces.rules import target_references, workload_labels
 
-_POLICY = re.compile(r"(istio-ext-authz-)?ns\[([^\]]+)\]-policy\[([^\]]+)\]-rule\[(\d+)\]")
+_POLICY = re.compile(r"ns\[([^\]]+)\]-policy\[([^\]]+)\]-rule\[(\d+)\]")
 _DENIED = "rbac_access_denied_matched_policy"
+#: In the name of a rule that istiod makes of a policy whose external server it does not know.
+BAD_CUSTOM = "bad-CUSTOM-action"
 
 
 @dataclass(frozen=True, slots=True)
-class _Caller:
-    """Who made a denied request, as far as it can be told."""
+class Caller:
+    """Who made a request that was refused, as far as it can be told."""
 
     pod: Pod | None
+    #: whether the connection was mutual TLS; None where the log does not show it
+    mutual: bool | None
 
     @property
     def name(self) -> str:
+        """The workload and its service account, in words."""
         if self.pod is None:
-            return "a caller without an identity"
+            return "a caller without an identity" if not self.mutual else "a caller of the mesh"
         account = self.pod.service_account or "default"
         return f"{self.pod.namespace}/{self.pod.workload} (service account {account})"
 
+    @property
+    def plain(self) -> bool:
+        """Whether a pod that could have shown an identity came without one."""
+        return self.pod is not None and self.pod.in_mesh and self.mutual is False
 
-def _caller(failure: Failure, mesh: Mesh) -> _Caller:
+
+def caller_of(failure: Failure, mesh: Mesh, *, shows_tls: bool) -> Caller:
+    """Return who made a request; ``shows_tls`` says whether the log tells mutual TLS at all."""
+    mutual = failure.server_name.startswith("outbound") if shows_tls else None
     for proxy in failure.callers:
         if (pod := mesh.pod_of(proxy)) is not None:
-            return _Caller(pod)
-    return _Caller(mesh.pod_at(split_address(failure.remote_address)[0]))
+            return Caller(pod, mutual)
+    return Caller(mesh.pod_at(split_address(failure.remote_address)[0]), mutual)
+
+
+def shows_mutual_tls(log: pd.DataFrame) -> bool:
+    """Whether access logs show by the server name which connections to servers were mutual TLS."""
+    names = log.loc[log["direction"] == "inbound", "requested_server_name"].dropna()
+    return bool(names.astype(str).str.startswith("outbound").any())
+
+
+def asked_of(failure: Failure, caller: Caller, mesh: Mesh, log: pd.DataFrame) -> Asked:
+    """Return what is known of a request where its server decides on it."""
+    forwarded = log["x_forwarded_for"].get(failure.index)
+    asked = asked_by(
+        caller,
+        mesh,
+        (failure.local_address, failure.remote_address, plain(forwarded) or ""),
+        (failure.method, failure.path, failure.authority),
+    )
+    return replace(asked, http=not failure.is_connection)
+
+
+def asked_by(
+    caller: Caller, mesh: Mesh, addresses: tuple[str, str, str], request: tuple[str, str, str]
+) -> Asked:
+    """Return what is known of a request of a caller.
+
+    ``addresses`` are the local one, the remote one and X-Forwarded-For; ``request`` is method, path
+    and authority.
+    """
+    local, remote, forwarded = addresses
+    method, path, authority = request
+    direct = split_address(remote)[0]
+    return Asked(
+        http=True,
+        identities=_identities(caller, mesh),
+        namespace=_namespace(caller),
+        method=method,
+        path=path.partition("?")[0],
+        host=split_address(authority)[0],
+        port=split_address(local)[1],
+        direct_address=direct,
+        remote_address=forwarded.split(",")[0].strip() or direct,
+    )
+
+
+def _identities(caller: Caller, mesh: Mesh) -> tuple[str, ...] | None:
+    if caller.mutual is False or (caller.pod is not None and not caller.pod.in_mesh):
+        return ()
+    if caller.pod is None:
+        return None if caller.mutual else ()
+    aliases = re.findall(r'"([^"]*)"', mesh.settings.get("trustDomainAliases", ""))
+    own = mesh.settings.get("trustDomain") or "cluster.local"
+    return identities_of(caller.pod.identity, (own, *aliases))
+
+
+def _namespace(caller: Caller) -> str | None:
+    if caller.mutual is False or (caller.pod is not None and not caller.pod.in_mesh):
+        return ""
+    if caller.pod is None:
+        return None if caller.mutual else ""
+    return caller.pod.namespace
 
 
 def action(policy: ConfigObject) -> str:
@@ -62,20 +137,73 @@ def action(policy: ConfigObject) -> str:
     return str(dig(policy.spec, "action", default="ALLOW"))
 
 
+def where_of(symptoms: list[Symptom], mesh: Mesh) -> str:
+    """Return the workloads at which requests were refused, in words."""
+    pods = [pod for symptom in symptoms for pod in mesh.pods_of(symptom.reporters)]
+    return and_list(f"{pod.namespace}/{pod.workload}" for pod in pods)
+
+
+def meant(symptoms: list[Symptom], facts: Facts) -> Severity | None:
+    """Return INFO when a denial looks meant: others are served, and these callers never were.
+
+    To turn somebody away is what policies are for. A caller who was served before and no longer is,
+    or a server that serves nobody at all, is another matter. Where the same request is served and
+    refused in turns, something tells the callers apart that the log does not show.
+    """
+    for symptom in symptoms:
+        began = (
+            symptom.worked_before
+            if symptom.side == "gateway"
+            else symptom.worked_for_caller or served_before(facts, symptom)
+        )
+        same_caller = symptom.side != "gateway"
+        if began and not goes_on(facts, symptom, same_caller=same_caller):
+            return None
+        if not len(served_by(facts, symptom.reporters)):
+            return None
+    return Severity.INFO
+
+
+def words(rule: Any) -> str:
+    """Return what a rule asks for, in words."""
+    parts = []
+    for source in items(rule, "from"):
+        parts += [
+            f"{key} {and_list(map(str, value))}"
+            for key, value in mapping(source, "source").items()
+            if isinstance(value, list)
+        ]
+    for target in items(rule, "to"):
+        parts += [
+            f"{key} {and_list(map(str, value))}"
+            for key, value in mapping(target, "operation").items()
+            if isinstance(value, list)
+        ]
+    parts += [f"when {dig(condition, 'key')}" for condition in items(rule, "when")]
+    return "; ".join(parts) or "no conditions, so every request"
+
+
 @check("MNB501", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
 def denied_by_policy(
-    mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, facts: Facts
+    mesh: Mesh,
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    access_log: pd.DataFrame,
+    facts: Facts,
 ) -> Iterator[Finding]:
     """No DENY policy matches requests of the mesh's own workloads.
 
     A DENY policy decides before any ALLOW policy. The server's proxy answers 403 itself, and names
-    the policy and the rule in the details of its log line.
+    the policy and the rule in the details of its log line. On a port for TCP the fields of a rule
+    that are for HTTP are left out, so that it denies more than it says.
     """
     named: dict[tuple[str, str], list[tuple[Symptom, int]]] = {}
     for symptom in symptoms:
-        match = _POLICY.search(symptom.details) if _DENIED in symptom.details else None
-        if match:
-            named.setdefault((match[2], match[3]), []).append((symptom, int(match[4])))
+        if _DENIED not in symptom.details or BAD_CUSTOM in symptom.details:
+            continue
+        if match := _POLICY.search(symptom.details):
+            named.setdefault((match[1], match[2]), []).append((symptom, int(match[3])))
+    shows_tls = shows_mutual_tls(access_log)
     for (namespace, name), found in named.items():
         seen = [symptom for symptom, _ in found]
         subject = Subject("AuthorizationPolicy", namespace, name)
@@ -87,56 +215,61 @@ def denied_by_policy(
             ),
             None,
         )
-        rule = found[0][1]
-        text = (
-            f" ({_words(items(policy.spec, 'rules')[rule])})"
-            if policy is not None and rule < len(items(policy.spec, "rules"))
-            else ""
+        number = found[0][1]
+        rules = items(policy.spec, "rules") if policy is not None else []
+        rule = rules[number] if number < len(rules) else None
+        text = f" ({words(rule)})" if rule is not None else ""
+        callers = and_list(
+            caller_of(failure, mesh, shows_tls=shows_tls).name
+            for s in seen
+            for failure in s.failures
         )
-        callers = and_list(_caller(failure, mesh).name for s in seen for failure in s.failures)
-        where = and_list(f"{s.workload[0]}/{s.workload[1]}" for s in seen)
         gone = "" if policy is not None else " The object is gone; the proxies still hold it."
+        ignored = http_only(rule) if any(s.kind == "connection" for s in seen) else ()
+        if ignored:
+            gone += f" The port is for TCP, where {and_list(ignored)} counts for nothing."
         yield Finding(
             subject,
-            f"Rule {rule} of {subject}{text} denies requests of {callers} to {where}.{gone}",
-            f"Narrow the rule with {edit(subject)}.",
+            f"Rule {number} of {subject}{text} denies requests of {callers} to "
+            f"{where_of(seen, mesh)}.{gone}",
+            f"Narrow the rule with {edit(subject)}."
+            if not ignored
+            else f"Name the ports of HTTP in the rule with {edit(subject)}, or declare the port as "
+            "HTTP.",
             evidence=(
                 *symptom_rows(facts, seen),
                 *((config_rows(istio_config, policy),) if policy is not None else ()),
             ),
+            related=_services(seen, mesh) if ignored else (),
             explains=ids(seen),
-            severity=_meant(seen, mesh, facts),
+            severity=None if ignored else meant(seen, facts),
             cause=None if policy is not None else Cause.DATA_PLANE_CONFIG,
         )
 
 
-def _meant(symptoms: list[Symptom], mesh: Mesh, facts: Facts) -> Severity | None:
-    """Return INFO when a denial looks meant: others are served, and these callers never were.
-
-    To turn somebody away is what policies are for. A caller who was served before, or a server that
-    serves nobody at all, is another matter.
-    """
-    if any(symptom.worked_for_caller for symptom in symptoms):
-        return None
-    log = facts["access_log"]
-    served = log[~failed(log) & (log["direction"] == "inbound")]
-    serving = set(zip(served["namespace"], served["workload"], strict=True))
-    return Severity.INFO if all(symptom.workload in serving for symptom in symptoms) else None
-
-
-def _words(rule: Any) -> str:
-    parts = []
-    for source in items(rule, "from"):
-        parts += [
-            f"{key} {and_list(map(str, value))}" for key, value in mapping(source, "source").items()
+def _services(symptoms: list[Symptom], mesh: Mesh) -> tuple[Subject, ...]:
+    found = []
+    for symptom in symptoms:
+        pods = mesh.pods_of(symptom.reporters)
+        ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
+        found += [
+            Subject("Service", port.namespace, port.service)
+            for port in mesh.services
+            if mesh.target_port(port) in ports and any(pod in pods for pod in mesh.selected(port))
         ]
-    for target in items(rule, "to"):
-        parts += [
-            f"{key} {and_list(map(str, value))}"
-            for key, value in mapping(target, "operation").items()
-        ]
-    parts += [f"when {dig(condition, 'key')}" for condition in items(rule, "when")]
-    return "; ".join(parts) or "no conditions, so every request"
+    return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Nearest:
+    """The policy that comes nearest to admitting a request, and what it lacks."""
+
+    policy: ConfigObject
+    says: str
+    #: whether what it lacks can never have been meant so
+    slip: bool
+    #: whether it lacks nothing: by what is known, it admits the request
+    admits: bool = False
 
 
 @check("MNB502", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -145,6 +278,7 @@ def allowed_by_no_policy(
     symptoms: Symptoms,
     istio_config: pd.DataFrame,
     service_accounts: pd.DataFrame,
+    access_log: pd.DataFrame,
     facts: Facts,
 ) -> Iterator[Finding]:
     """Where ALLOW policies exist, one of their rules matches every caller.
@@ -158,28 +292,27 @@ def allowed_by_no_policy(
             service_accounts["namespace"], service_accounts["service_account"], strict=True
         )
     }
-    blamed: dict[ConfigObject, list[tuple[Symptom, Failure, str]]] = {}
+    shows_tls = shows_mutual_tls(access_log)
+    refusals = Refusals(facts, mesh)
+    blamed: dict[ConfigObject, list[tuple[Symptom, Failure, Caller, _Nearest]]] = {}
     for symptom in symptoms:
         if f"{_DENIED}[none]" not in symptom.details:
             continue
         for failure in symptom.failures:
             server = mesh.pod_of(failure.proxy)
-            if server is None:
+            if server is None or refusals.elsewhere(failure):
                 continue
-            policies = [
-                policy
-                for policy in mesh.of("AuthorizationPolicy")
-                if action(policy) == "ALLOW" and server in mesh.workload_selected(policy)
-            ]
-            best = _nearest(policies, failure, _caller(failure, mesh), accounts, mesh)
+            caller = caller_of(failure, mesh, shows_tls=shows_tls)
+            asked = asked_of(failure, caller, mesh, access_log)
+            best = _nearest(server, asked, accounts, mesh)
             if best is not None:
-                blamed.setdefault(best[0], []).append((symptom, failure, best[1]))
+                blamed.setdefault(best.policy, []).append((symptom, failure, caller, best))
     for policy, found in blamed.items():
-        seen = list({symptom.id: symptom for symptom, _, _ in found}.values())
-        requests = and_list(f"{f.method} {f.path}".strip() or "connections" for _, f, _ in found)
-        callers = and_list(_caller(failure, mesh).name for _, failure, _ in found)
-        servers = and_list(f"{failure.namespace}/{failure.workload}" for _, failure, _ in found)
-        reasons = and_list(dict.fromkeys(reason for _, _, reason in found), limit=2)
+        seen = list({symptom.id: symptom for symptom, _, _, _ in found}.values())
+        requests = and_list(f"{f.method} {f.path}".strip() or "connections" for _, f, _, _ in found)
+        callers = and_list(caller.name for _, _, caller, _ in found)
+        servers = and_list(f"{failure.namespace}/{failure.workload}" for _, failure, _, _ in found)
+        reasons = and_list(dict.fromkeys(best.says for _, _, _, best in found), limit=2)
         yield Finding(
             subject_of(policy),
             f"{policy} allows some callers of {servers}, and nothing admits {requests} from "
@@ -187,149 +320,139 @@ def allowed_by_no_policy(
             f"Admit the caller with {edit(subject_of(policy))}.",
             evidence=(*symptom_rows(facts, seen), config_rows(istio_config, policy)),
             explains=ids(seen),
-            severity=_meant(seen, mesh, facts),
+            severity=None if any(best.slip for _, _, _, best in found) else meant(seen, facts),
+            # What turns mutual TLS off is surer, where there is such a thing.
+            certainty=0.4
+            if all(best.admits for _, _, _, best in found)
+            else 0.9
+            if all(caller.plain for _, _, caller, _ in found)
+            else 1.0,
         )
 
 
-def _nearest(
-    policies: list[ConfigObject],
-    failure: Failure,
-    caller: _Caller,
-    accounts: set[str],
-    mesh: Mesh,
-) -> tuple[ConfigObject, str] | None:
-    """Return the policy that comes nearest to admitting a request, and what it lacks.
+def _nearest(server: Pod, asked: Asked, accounts: set[str], mesh: Mesh) -> _Nearest | None:
+    """Return the policy that was most likely meant to admit a request.
 
-    A principal that names no service account is the surest sign of a mistake; then the rule that
-    fails in the fewest parts; then the policy that selects the fewest workloads.
+    A slip is the surest sign of a mistake: a name that nobody has, or a selector without pods in a
+    policy that would have admitted the request. Then comes the rule that fails in the fewest parts,
+    of policies for these workloads before those for all.
     """
-    candidates: list[tuple[tuple[float, ...], ConfigObject, str]] = []
-    for policy in policies:
-        narrow = 0 if mapping(policy.spec, "selector") or policy.spec.get("targetRefs") else 1
-        rules = items(policy.spec, "rules")
-        if not rules:
-            candidates.append(((9, narrow), policy, "it has no rule, so it admits nobody"))
-        for number, rule in enumerate(rules):
-            misses, typo = _misses(rule, failure, caller, accounts, mesh)
-            text = f"rule {number} {' and '.join(misses) or 'cannot be decided here'}"
-            candidates.append(((0 if typo else 1, narrow, len(misses)), policy, text))
+    candidates: list[tuple[tuple[float, ...], _Nearest]] = []
+    for policy in mesh.of("AuthorizationPolicy"):
+        if action(policy) != "ALLOW":
+            continue
+        rules = [judge(rule, asked, accounts) for rule in items(policy.spec, "rules")]
+        if _holds(policy, server, asked, mesh):
+            narrow = 0 if workload_labels(policy) or target_references(policy) else 1
+            if not rules:
+                says = "it has no rule, so it admits nobody"
+                candidates.append(((9, narrow), _Nearest(policy, says, slip=False)))
+            for number, one in enumerate(rules):
+                says = f"rule {number} {_lacks(one)}"
+                nearest = _Nearest(policy, says, slip=one.slip, admits=one.met)
+                missing = len(one.misses) + len(one.unsure)
+                candidates.append(((0 if one.slip else 1, narrow, missing), nearest))
+        elif any(not one.misses for one in rules) and _meant_for(policy, server, mesh):
+            labels = and_list(f"{key}={value}" for key, value in workload_labels(policy).items())
+            says = f"it would, but selects {labels} in {policy.namespace}, which no pod has"
+            candidates.append(((0, 0, 0), _Nearest(policy, says, slip=True)))
     best = min(candidates, key=lambda entry: entry[0], default=None)
-    return (best[1], best[2]) if best else None
+    return best[1] if best else None
 
 
-def _misses(
-    rule: Any, failure: Failure, caller: _Caller, accounts: set[str], mesh: Mesh
-) -> tuple[list[str], bool]:
-    misses: list[str] = []
-    typo = False
-    sources = [mapping(entry, "source") for entry in items(rule, "from")]
-    if sources:
-        principals = [str(p) for source in sources for p in items(source, "principals")]
-        identity = caller.pod.identity if caller.pod is not None and caller.pod.in_mesh else ""
-        unknown = [
-            p
-            for p in principals
-            if accounts
-            and "*" not in p
-            and "/ns/" in p
-            and f"ns/{p.partition('/ns/')[2]}" not in accounts
-        ]
-        if principals and not any(_principal(pattern, identity) for pattern in principals):
-            misses.append(f"wants principal {and_list(principals)}")
-            for name in unknown:
-                short = f"ns/{name.partition('/ns/')[2]}"
-                close = get_close_matches(short, accounts, n=1, cutoff=0.7)
-                typo = typo or bool(close and close[0] == identity)
-                hint = f"; the nearest is {close[0]}" if close else ""
-                misses[-1] += f" ({name} is no service account{hint})"
-        tokens = [str(t) for source in sources for t in items(source, "requestPrincipals")]
-        if tokens and not principals:
-            misses.append(f"wants a token of {and_list(tokens)}")
-        namespaces = [str(n) for source in sources for n in items(source, "namespaces")]
-        own = caller.pod.namespace if caller.pod is not None and caller.pod.in_mesh else ""
-        if namespaces and not any(_value(pattern, own) for pattern in namespaces):
-            misses.append(f"wants a caller of namespace {and_list(namespaces)}")
-    operations = [mapping(entry, "operation") for entry in items(rule, "to")]
-    if operations:
-        port = str(split_address(failure.local_address)[1] or "")
-        for key, value in (
-            ("methods", failure.method),
-            ("paths", failure.path.partition("?")[0]),
-            ("ports", port),
-        ):
-            wanted = [str(entry) for operation in operations for entry in items(operation, key)]
-            if wanted and not any(_value(pattern, value) for pattern in wanted):
-                misses.append(f"wants {key} {and_list(wanted)}")
-    return misses, typo
-
-
-def _principal(pattern: str, identity: str) -> bool:
-    if not identity:
+def _holds(policy: ConfigObject, server: Pod, asked: Asked, mesh: Mesh) -> bool:
+    """Whether a policy counts at a proxy. A waypoint decides for the Services in front of it."""
+    if server in mesh.workload_selected(policy):
+        return True
+    if server.mesh != "waypoint":
         return False
-    return pattern == "*" or _value(pattern, pattern.partition("/ns/")[0] + "/" + identity)
+    for reference in target_references(policy):
+        name = str(dig(reference, "name", default=""))
+        full = mesh.fqdn(name, policy.namespace)
+        if dig(reference, "kind") == "Service" and (
+            asked.host == name
+            or (asked.host.startswith(f"{name}.") and full.startswith(asked.host))
+        ):
+            return True
+    return False
 
 
-def _value(pattern: str, value: str) -> bool:
-    """Whether a value matches a policy's pattern, which is exact, prefix*, *suffix or *."""
-    if pattern == "*":
-        return bool(value)
-    if pattern.startswith("*"):
-        return value.endswith(pattern[1:])
-    if pattern.endswith("*"):
-        return value.startswith(pattern[:-1])
-    return pattern == value
+def _lacks(judgement: Judgement) -> str:
+    return "cannot be decided here" if judgement.met else judgement.words
 
 
-@check("MNB510", Severity.ERROR, cause=Cause.DATA_PLANE)
-def token_refused(
-    mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, facts: Facts
+def _meant_for(policy: ConfigObject, server: Pod, mesh: Mesh) -> bool:
+    """Whether a policy selects no pod at all, and was likely meant for one."""
+    labels = workload_labels(policy)
+    scope = None if policy.namespace == mesh.root_namespace else policy.namespace
+    if not labels or mesh.matching(labels, scope):
+        return False
+    return server in near_pods(mesh, labels, scope)
+
+
+@check("MNB503", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+def identity_lost(
+    mesh: Mesh,
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    access_log: pd.DataFrame,
+    facts: Facts,
 ) -> Iterator[Finding]:
-    """Every token that callers present is accepted.
+    """Every caller that a policy admits by its identity shows one.
 
-    A RequestAuthentication makes the proxy verify tokens. One that is expired, from another issuer,
-    or signed with a key that is not in the key set is answered with 401; the details say which.
+    An identity comes with mutual TLS only. Where a DestinationRule or a PeerAuthentication turns it
+    off, requests still arrive, in plain text, and no rule with principals or namespaces matches
+    them: 403 with the details rbac_access_denied_matched_policy[none].
     """
+    if not shows_mutual_tls(access_log):
+        return
+    blamed: dict[ConfigObject, list[tuple[Symptom, ConfigObject]]] = {}
     for symptom in symptoms:
-        if "jwt_authn_access_denied" not in symptom.details:
+        if f"{_DENIED}[none]" not in symptom.details or symptom.side != "server":
             continue
-        servers = mesh.pods_of(symptom.reporters)
-        policies = [
-            policy
-            for policy in mesh.of("RequestAuthentication")
-            if any(pod in mesh.workload_selected(policy) for pod in servers)
-        ]
-        if not policies:
-            continue
-        reason = symptom.details.partition("{")[2].rstrip("}").replace("_", " ")
-        keys = "Jwks" in reason
-        changed = set(changed_before(symptom, servers, mesh)) & set(policies)
-        policy = next((one for one in policies if one in changed), policies[0])
-        senders = list(
-            dict.fromkeys(
-                workload_of(pod)
-                for failure in symptom.failures
-                if (pod := _caller(failure, mesh).pod) is not None and pod.mesh != "gateway"
-            )
-        )
-        at_policy = keys or bool(changed) or len(senders) != 1
-        subject = subject_of(policy) if at_policy else senders[0]
-        issuers = and_list(
-            str(dig(rule, "issuer"))
-            for policy in policies
-            for rule in items(policy.spec, "jwtRules")
-        )
-        where = and_list(f"{pod.namespace}/{pod.workload}" for pod in servers)
+        for failure in symptom.failures:
+            server = mesh.pod_of(failure.proxy)
+            caller = caller_of(failure, mesh, shows_tls=True)
+            if server is None or not caller.plain or caller.pod is None:
+                continue
+            known = Caller(caller.pod, mutual=True)
+            asked = asked_of(failure, known, mesh, access_log)
+            admitting = [
+                policy
+                for policy in mesh.of("AuthorizationPolicy")
+                if action(policy) == "ALLOW"
+                and server in mesh.workload_selected(policy)
+                and any(not judge(rule, asked, ()).misses for rule in items(policy.spec, "rules"))
+            ]
+            guilty = _turns_off(caller.pod, server, asked.port, mesh) if admitting else None
+            if guilty is not None:
+                blamed.setdefault(guilty, []).append((symptom, admitting[0]))
+    for guilty, found in blamed.items():
+        seen = list({symptom.id: symptom for symptom, _ in found}.values())
+        policies = list(dict.fromkeys(policy for _, policy in found))
         yield Finding(
-            subject,
-            f"{policy} refuses the tokens that {and_list(map(str, senders)) or 'callers'} "
-            f"present to {where}: {reason}. It trusts {issuers}.",
-            f"Correct the issuer's keys with {edit(subject_of(policy))}."
-            if keys
-            else "Let the caller get a fresh token of a trusted issuer, or correct the rule with "
-            f"{edit(subject_of(policy))}.",
-            evidence=(*symptom_rows(facts, [symptom]), config_rows(istio_config, *policies)),
-            related=tuple(one for one in (*map(subject_of, policies), *senders) if one != subject),
-            explains=ids([symptom]),
-            severity=None if keys or changed else _meant([symptom], mesh, facts),
-            cause=Cause.CONTROL_PLANE_CONFIG if keys or changed else None,
+            subject_of(guilty),
+            f"{guilty} turns mutual TLS off towards {where_of(seen, mesh)}, so that callers show no"
+            f" identity, and {and_list(map(str, policies))} admits them by their identity.",
+            f"Set ISTIO_MUTUAL, or take the block out, with {edit(subject_of(guilty))}.",
+            evidence=(*symptom_rows(facts, seen), config_rows(istio_config, guilty, *policies)),
+            related=tuple(map(subject_of, policies)),
+            explains=ids(seen),
         )
+
+
+def _turns_off(client: Pod, server: Pod, port: int | None, mesh: Mesh) -> ConfigObject | None:
+    """Return the object that keeps a client from speaking mutual TLS to a port of a server."""
+    mode, policy = mesh.mtls_mode(server, port)
+    if mode == "DISABLE" and policy is not None:
+        return policy
+    for service in mesh.services:
+        if mesh.target_port(service) != port or server not in mesh.selected(service):
+            continue
+        for rule in rules_for(mesh, service.host, client):
+            if any(
+                one.mode != "ISTIO_MUTUAL" and one.is_for(service.port)
+                for one in tls_settings(rule)
+            ):
+                return rule
+    return None

@@ -19,6 +19,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
@@ -32,8 +33,9 @@ from meshnb.sources import ListQuestion, Manifests
 from meshnb.symptoms import READS, Symptom, Symptoms, find_symptoms
 from meshnb.symptoms.base import one_line
 from meshnb.tables import TABLES, Facts, Gap
+from meshnb.tables.istio_config import gaps_of
 from meshnb.traces import TRACES
-from meshnb.traces.mesh import ConfigObject, Pod
+from meshnb.traces.mesh import ConfigObject, Mesh, Pod
 
 #: A pod needs so long to start, at least.
 STARTUP = timedelta(seconds=30)
@@ -206,6 +208,8 @@ class Outcome:
     findings: tuple[Finding, ...] = ()
     #: why it is unknown or broken
     because: str = ""
+    #: what is missing of what it looked at
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def broken(self) -> bool:
@@ -281,6 +285,8 @@ class Inputs:
 
     facts: Facts
     _made: dict[str, Any] = field(default_factory=dict)
+    #: what is missing of what the symptoms were read from
+    _symptom_gaps: tuple[Gap, ...] = ()
 
     def get(self, name: str) -> Any:
         """Return a table, a trace's value, the symptoms, or the facts themselves."""
@@ -290,10 +296,38 @@ class Inputs:
             return self.facts[name]
         if name not in self._made:
             if name == "symptoms":
-                self._made[name] = find_symptoms(self.facts, self.get("mesh"), self.get("failures"))
+                mesh, failures = self.get("mesh"), self.get("failures")
+                with self.watched() as missing:
+                    self._made[name] = find_symptoms(self.facts, mesh, failures)
+                self._symptom_gaps = tuple(missing)
             else:
                 self._made[name] = TRACES[name].make(self.facts)
         return self._made[name]
+
+    @contextmanager
+    def watched(self) -> Iterator[dict[Gap, None]]:
+        """Collect what is missing of all that is looked at in a ``with`` block."""
+        mesh: Mesh = self.get("mesh")
+        found: dict[Gap, None] = {}
+        mesh.looks.clear()
+        with self.facts.watched() as read:
+            yield found
+        found.update(read)
+        for table, kind, group in sorted(mesh.looks):
+            gaps = gaps_of(self.facts, kind, group) if kind else self.facts.gaps(table)
+            found.update(dict.fromkeys(gaps))
+
+    def gaps(self, check: Check) -> Iterator[Gap]:
+        """Yield what is missing of a check's inputs, whatever it makes of them.
+
+        The mesh notes what is looked at. The table ``istio_config`` beside it is for evidence.
+        """
+        for name in check.inputs:
+            if name == "symptoms":
+                yield from self._symptom_gaps
+                yield from self.facts.gaps(*READS)
+            elif name != "mesh" and (name != "istio_config" or "mesh" not in check.inputs):
+                yield from self.facts.gaps(*_tables_of(name))
 
     @property
     def symptoms(self) -> Symptoms:
@@ -316,19 +350,20 @@ def run(inputs: Inputs, checks: Iterable[Check]) -> Iterator[Outcome]:
             continue
         try:
             arguments = {name: inputs.get(name) for name in one.inputs}
-            findings = tuple(
-                _with_level(_with_echoes(found, inputs), one) for found in one.function(**arguments)
-            )
+            with inputs.watched() as missing:
+                found = tuple(one.function(**arguments))
+            findings = tuple(_with_level(_with_echoes(item, inputs), one) for item in found)
         except Exception as error:  # noqa: BLE001  one broken check must not hide what the others know
             reason = one_line(f"{type(error).__name__}: {error}")
             yield Outcome(one, Verdict.BROKEN, because=reason)
             continue
-        gaps = inputs.facts.gaps(*one.tables)
+        gaps = tuple(dict.fromkeys((*inputs.gaps(one), *missing)))
         damage = inputs.facts.source.damage
-        if any((found.severity or one.severity) is not Severity.INFO for found in findings):
-            yield Outcome(one, Verdict.FAIL, findings)
+        if any((item.severity or one.severity) is not Severity.INFO for item in findings):
+            yield Outcome(one, Verdict.FAIL, findings, gaps=gaps)
         elif gaps or damage:
-            yield Outcome(one, Verdict.UNKNOWN, findings, because=_because(gaps, damage))
+            because = _because(gaps, damage)
+            yield Outcome(one, Verdict.UNKNOWN, findings, because=because, gaps=gaps)
         else:
             yield Outcome(one, Verdict.FAIL if findings else Verdict.PASS, findings)
 
@@ -385,14 +420,15 @@ def unseen(facts: Facts, table: str, *resources: str) -> bool:
     Nothing may be concluded from their absence, then: the list of them was not asked, refused,
     silent or unreadable, or may be among what a damaged source has lost.
     """
-    missing = [
-        re.split(r"[ ./]", gap.question.lower())
-        for gap in facts.gaps(table)
-        if gap.question[:5].lower() == "list "
-    ]
+    missing = []
+    for gap in facts.gaps(table):
+        words = re.split(r"[ ./]", gap.question.lower())
+        if words[0] == "list" and not set(resources).isdisjoint(words):
+            missing.append(gap)
+            facts.gap(gap.question, gap.state, gap.reason)
     asked = {q.resource for q in facts.source.questions() if isinstance(q, ListQuestion)}
     lost = bool(facts.source.damage) and not asked.issuperset(resources)
-    return lost or any(resource in words for words in missing for resource in resources)
+    return lost or bool(missing)
 
 
 def ids(symptoms: Iterable[Symptom]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Checks of what changed right before failures began. Codes MNB250 to MNB299.
+"""Checks of what changed right before failures began. Codes MNB250 to MNB259.
 
 They know no mechanism, only the order of events, so their findings are unsure: one is dropped as
 soon as another check explains the same symptoms.
@@ -32,7 +32,7 @@ from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, plain
-from meshnb.traces.rules import route_hosts
+from meshnb.traces.rules import bound_gateways, gateway_pods, route_hosts
 
 #: A change explains failures that begin within this time after it.
 JUST_BEFORE = timedelta(seconds=60)
@@ -40,8 +40,11 @@ JUST_BEFORE = timedelta(seconds=60)
 CLOCKS = timedelta(seconds=3)
 #: So few failures are an accident.
 ACCIDENT = 2
+#: Every caller waits so long for an answer, in milliseconds.
+PATIENCE_MS = 1000
 
 _BY_HOST = ("VirtualService", "DestinationRule", "ServiceEntry", "Gateway")
+_ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute")
 _BY_WORKLOAD = (
     "AuthorizationPolicy",
     "PeerAuthentication",
@@ -90,9 +93,42 @@ def changed_before(symptom: Symptom, pods: list[Pod], mesh: Mesh) -> list[Config
         about_pods = item.kind in _BY_WORKLOAD and any(
             pod.proxy in concerned for pod in mesh.workload_selected(item)
         )
-        if about_host or about_pods:
+        about_gateway = symptom.side == "gateway" and bool(_gateway_proxies(item, mesh) & concerned)
+        if about_host or about_pods or about_gateway:
             found.append(item)
     return sorted(found, key=lambda item: item.changed, reverse=True)
+
+
+def _gateway_proxies(item: ConfigObject, mesh: Mesh) -> set[str]:
+    """Return the proxies of the gateways that an object is for, whatever hosts it names.
+
+    A host that an object names no more is not to be seen in it.
+    """
+    if item.kind == "Gateway":
+        return {pod.proxy for pod in gateway_pods(item, mesh)}
+    if item.kind == "VirtualService":
+        names = {
+            ("networking.istio.io", *one.split("/", 1))
+            for one in bound_gateways(item)
+            if "/" in one
+        }
+    elif item.kind in _ROUTES:
+        names = {
+            (
+                "gateway.networking.k8s.io",
+                str(dig(parent, "namespace", default=item.namespace)),
+                str(dig(parent, "name")),
+            )
+            for parent in items(item.spec, "parentRefs")
+        }
+    else:
+        return set()
+    return {
+        pod.proxy
+        for gateway in mesh.of("Gateway")
+        if (gateway.group, gateway.namespace, gateway.name) in names
+        for pod in gateway_pods(gateway, mesh)
+    }
 
 
 def _upstream(symptom: Symptom, mesh: Mesh) -> list[Pod]:
@@ -103,10 +139,14 @@ def _upstream(symptom: Symptom, mesh: Mesh) -> list[Pod]:
 
 def _began(symptom: Symptom) -> bool:
     """Whether a symptom is the beginning of something: it worked, and now it fails repeatedly."""
+    # Callers who leave soon after they came were not made to wait.
+    left = bool(symptom.flags) and symptom.flags <= {"DC", "DR"}
+    at_once = all(failure.duration_ms < PATIENCE_MS for failure in symptom.failures)
     return (
         symptom.kind in ("request", "connection")
         and symptom.worked_before
         and symptom.count > ACCIDENT
+        and not (left and at_once)
     )
 
 

@@ -1,11 +1,11 @@
 """Checks of gateways: who opens a port, for which hosts, with which certificate.
 
-Codes MNB300 to MNB349.
+Codes MNB300 to MNB319.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 import pandas as pd
@@ -26,21 +26,34 @@ from meshnb.checks.base import (
     symptom_rows,
     unseen,
 )
-from meshnb.checks.routing import GATEWAY_GROUP, for_hosts, serves
+from meshnb.checks.routing import GATEWAY_GROUP, for_hosts, latest, serves
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
-from meshnb.traces.mesh import ConfigObject, Mesh, Pod, hosts_overlap, plain
+from meshnb.traces.mesh import Mesh, Pod, hosts_overlap, plain
 from meshnb.traces.rules import admitted_hosts, bound_gateways, route_hosts
+from meshnb.traces.servers import (
+    TERMINATING,
+    Server,
+    in_front,
+    selected_gateways,
+    servers,
+)
 
-#: TLS modes in which the gateway itself presents a certificate.
-TERMINATING = ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL")
 
-
-def pods_of(gateway: ConfigObject, mesh: Mesh) -> list[Pod]:
-    """Return the pods that a Gateway's selector chooses, in any namespace."""
-    return mesh.matching(mapping(gateway.spec, "selector"), None)
+def refused_at(symptom: Symptom, pods: Iterable[Pod], port: int | None = None) -> bool:
+    """Whether connections to a port of any of these pods were refused, as their callers saw it."""
+    addresses = {pod.address for pod in pods}
+    return (
+        "UF" in symptom.flags
+        and "onnection_refused" in symptom.details + symptom.upstream_failure
+        and any(
+            address in addresses and port in (None, number)
+            for failure in symptom.failures
+            for address, number in [split_address(failure.upstream_host)]
+        )
+    )
 
 
 def _unrouted(symptom: Symptom) -> bool:
@@ -49,56 +62,94 @@ def _unrouted(symptom: Symptom) -> bool:
 
 @check("MNB301", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
 def gateway_without_pods(
-    mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, pods: pd.DataFrame, facts: Facts
+    mesh: Mesh,
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    pods: pd.DataFrame,
+    workloads: pd.DataFrame,
+    facts: Facts,
 ) -> Iterator[Finding]:
     """Every Gateway's selector chooses a gateway pod.
 
-    A Gateway opens its ports on the pods that its selector chooses. When it chooses none, no
-    listener is made anywhere: connections are refused, or answered by what another Gateway left
+    A Gateway opens its ports on the gateway pods that its selector chooses. When it chooses none,
+    no listener is made anywhere: connections are refused, or answered by what another Gateway left
     open.
     """
     if unseen(facts, "pods", "pods"):
         return
+    real = [pod for pod in mesh.pods if pod.mesh == "gateway" and pod.running]
     for gateway in mesh.of("Gateway", GATEWAY_GROUP):
         selector = mapping(gateway.spec, "selector")
-        if not selector or pods_of(gateway, mesh):
+        if not selector or selected_gateways(gateway, mesh):
             continue
         hosts = [
             str(host).rpartition("/")[2]
             for server in items(gateway.spec, "servers")
             for host in items(server, "hosts")
         ]
+        ports = [dig(server, "port", "number") for server in items(gateway.spec, "servers")]
+        front = [port for port in in_front(real, mesh) if port.port in ports]
+        numbers = {*ports, *(mesh.target_port(port) for port in front)}
         seen = [
             s
             for s in symptoms
-            if _unrouted(s)
-            and s.worked_before
-            and any(
-                hosts_overlap(host, split_address(f.authority)[0])
-                for f in s.failures
-                for host in hosts
+            if (
+                _unrouted(s)
+                and s.worked_before
+                and any(
+                    hosts_overlap(host, split_address(f.authority)[0])
+                    for f in s.failures
+                    for host in hosts
+                )
             )
+            or any(refused_at(s, real, number) for number in numbers)
         ]
-        real = [pod for pod in mesh.pods if pod.mesh == "gateway" and pod.running]
         values = sorted(
             {f"{key}={pod.labels[key]}" for pod in real for key in selector if key in pod.labels}
         )
         have = f" The gateway pods have {and_list(values)}." if values else ""
         wanted = ", ".join(f"{key}={value}" for key, value in selector.items())
-        ports = and_list(
-            str(dig(server, "port", "number")) for server in items(gateway.spec, "servers")
+        stopped = workloads[
+            [
+                selector.items() <= (labels or {}).items() and not wants
+                for labels, wants in zip(
+                    workloads["labels"], workloads["replicas_wanted"].fillna(1), strict=True
+                )
+            ]
+        ]
+        others = [pod for pod in mesh.matching(selector, None) if pod.mesh != "gateway"]
+        who = (
+            f"only pods that are no gateways have that, such as {others[0].namespace}/"
+            f"{others[0].pod}"
+            if others
+            else "no pod has that"
         )
-        yield Finding(
+        subject, remedy = (
             subject_of(gateway),
-            f"{gateway} selects {wanted}, and no pod has that, so nobody listens on port {ports} "
-            f"for {and_list(hosts)}.{have}",
             f"Correct spec.selector with {edit(subject_of(gateway))}.",
+        )
+        if len(stopped):
+            row = stopped.iloc[0]
+            subject = Subject(str(row["kind"]), str(row["namespace"]), str(row["workload"]))
+            who = f"{subject}, whose pods have that, wants none"
+            remedy = (
+                f"Start it with `kubectl -n {subject.namespace} scale "
+                f"{subject.kind.lower()}/{subject.name} --replicas=1`."
+            )
+        yield Finding(
+            subject,
+            f"{gateway} selects {wanted}, and {who}, so nobody listens on port "
+            f"{and_list(ports)} for {and_list(hosts)}.{have}",
+            remedy,
             evidence=(
                 *symptom_rows(facts, seen),
                 config_rows(istio_config, gateway),
+                Evidence.of(workloads, stopped.index),
                 Evidence.of(rows_of(pods, mesh="gateway")),
             ),
+            related=(subject_of(gateway),) if len(stopped) else (),
             explains=ids(seen),
+            cause=Cause.DATA_PLANE if len(stopped) else None,
         )
 
 
@@ -153,7 +204,7 @@ def route_to_missing_gateway(
 def hosts_not_admitted(
     mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, routes: pd.DataFrame, facts: Facts
 ) -> Iterator[Finding]:
-    """Every VirtualService at a gateway has a host that the gateway admits.
+    """Every host of a VirtualService at a gateway is one that the gateway admits.
 
     A gateway gets routes only for hosts that both its Gateway and a VirtualService name. Where the
     two do not meet it has no virtual host, and answers 404 with flag NR (route_not_found).
@@ -163,32 +214,37 @@ def hosts_not_admitted(
         for gateway in mesh.of("Gateway", GATEWAY_GROUP)
     }
     for service in mesh.of("VirtualService"):
-        hosts = route_hosts(service, mesh)
-        for name in bound_gateways(service):
-            gateway = existing.get(name)
-            if gateway is None or serves(gateway, service.namespace, hosts):
-                continue
-            there = and_list(admitted_hosts(gateway, service.namespace))
-            there = there or "nothing from its namespace"
-            seen = [s for s in symptoms if _unrouted(s) and for_hosts(s, hosts)]
-            yield Finding(
-                subject_of(service),
-                f"{service} serves {and_list(items(service.spec, 'hosts'))} at {gateway}, which "
-                f"admits {there}: they have no host in common.",
-                f"Make the hosts meet with {edit(subject_of(service))} or "
-                f"{edit(subject_of(gateway))}.",
-                evidence=(
-                    *symptom_rows(facts, seen),
-                    config_rows(istio_config, service, gateway),
-                    Evidence.of(
-                        rows_of(routes, virtual_service=f"{service.name}.{service.namespace}")
-                    ),
-                ),
-                related=(subject_of(gateway),),
-                explains=ids(seen),
-                # One of several gateways that lacks the host may be meant so.
-                severity=None if seen or len(bound_gateways(service)) == 1 else Severity.INFO,
-            )
+        bound = [existing[name] for name in bound_gateways(service) if name in existing]
+        left = [
+            host
+            for host in route_hosts(service, mesh)
+            if not any(serves(gateway, service.namespace, [host]) for gateway in bound)
+        ]
+        if not bound or not left:
+            continue
+        seen = [s for s in symptoms if _unrouted(s) and for_hosts(s, left)]
+        everything = len(left) == len(route_hosts(service, mesh))
+        if not everything and not seen:
+            continue  # its other hosts may be for callers inside the mesh
+        # Which of the two is wrong cannot be told from them; the one that was changed last, likely.
+        gateway = latest(*bound)
+        subject = subject_of(latest(service, gateway))
+        there = and_list(host for one in bound for host in admitted_hosts(one, service.namespace))
+        there = there or "nothing from its namespace"
+        what = "they have no host in common" if everything else f"{and_list(left)} is left out"
+        yield Finding(
+            subject,
+            f"{service} serves {and_list(items(service.spec, 'hosts'))} at "
+            f"{and_list(map(str, bound))}, which admits {there}: {what}.",
+            f"Make the hosts meet with {edit(subject_of(service))} or {edit(subject_of(gateway))}.",
+            evidence=(
+                *symptom_rows(facts, seen),
+                config_rows(istio_config, service, *bound),
+                Evidence.of(rows_of(routes, virtual_service=f"{service.name}.{service.namespace}")),
+            ),
+            related=tuple(one for one in map(subject_of, (service, *bound)) if one != subject),
+            explains=ids(seen),
+        )
 
 
 @check("MNB304", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -206,15 +262,23 @@ def gateway_certificate_missing(
     the listener waits for its certificate and ends each handshake; the access log need not show a
     line.
     """
+    every = servers(mesh)
     for gateway in mesh.of("Gateway", GATEWAY_GROUP):
-        behind = pods_of(gateway, mesh)
-        for number, server in enumerate(items(gateway.spec, "servers")):
-            mode, name = dig(server, "tls", "mode"), dig(server, "tls", "credentialName")
-            if mode not in TERMINATING or not isinstance(name, str) or "://" in name:
-                continue
+        behind = selected_gateways(gateway, mesh)
+        wanted = [
+            (server, name)
+            for server in every
+            if server.gateway is gateway and server.mode in TERMINATING
+            for name in server.secrets()
+            if "://" not in name
+        ]
+        for server, name in wanted:
             for namespace in sorted({pod.namespace for pod in behind}):
                 there = rows_of(secrets, namespace=namespace, secret=name)
+                authority = rows_of(secrets, namespace=namespace, secret=f"{name}-cacert")
                 problem = _certificate_problem(there, facts)
+                if problem is None and len(there) and server.mode in ("MUTUAL", "OPTIONAL_MUTUAL"):
+                    problem = _authority_problem(there, authority)
                 if problem is None:
                     continue
                 proxies = [pod.proxy for pod in behind if pod.namespace == namespace]
@@ -239,21 +303,27 @@ def gateway_certificate_missing(
                     if s.side == "gateway"
                     and s.kind == "connection"
                     and bool(set(proxies) & set(s.reporters))
+                    and server.port in {split_address(f.local_address)[1] for f in s.failures}
                 ]
+                # What is wrong in a Secret is mended there; a missing one may be a wrong name.
+                secret = Subject("Secret", namespace, name)
+                subject, other = subject_of(gateway), secret
+                if len(there):
+                    subject, other = secret, subject
                 yield Finding(
-                    subject_of(gateway),
-                    f"{gateway} takes the certificate for {and_list(items(server, 'hosts'))} from "
+                    subject,
+                    f"{gateway} takes the certificate for {and_list(server.hosts())} from "
                     f"Secret {namespace}/{name}, {problem} "
-                    f"(spec.servers[{number}].tls.credentialName).{hint}",
-                    f"Create it with `kubectl -n {namespace} create secret tls {name} --cert=… "
-                    f"--key=…`, or correct the name with {edit(subject_of(gateway))}.",
+                    f"({server.path}.tls.credentialName).{hint}",
+                    f"Create it with `kubectl -n {namespace} create secret {_kind(server)}`, or "
+                    f"correct the name with {edit(subject_of(gateway))}.",
                     evidence=(
                         *symptom_rows(facts, seen),
                         Evidence.of(certificates, waiting.index),
                         Evidence.of(there),
                         config_rows(istio_config, gateway),
                     ),
-                    related=(Subject("Secret", namespace, name),),
+                    related=(other,),
                     explains=ids(seen),
                 )
 
@@ -262,15 +332,41 @@ def _certificate_problem(secret: pd.DataFrame, facts: Facts) -> str | None:
     if len(secret) == 0:
         return None if unseen(facts, "secrets", "secrets") else "which does not exist"
     row = secret.iloc[0]
+    keys = set(row["keys"] or ())
+    bare = not keys and plain(row["type"]) == "kubernetes.io/tls"  # its values were left out
+    if not bare and not any(pair <= keys for pair in _KEY_PAIRS):
+        return f"which has the keys {and_list(sorted(keys)) or 'none'}, not tls.crt and tls.key"
     if plain(row["problem"]):
         return f"whose certificate cannot be read: {row['problem']}"
-    until = plain(row["not_after"])
+    begins, until = plain(row["not_before"]), plain(row["not_after"])
     if until is not None and until < pd.Timestamp(facts.now):
         return f"whose certificate expired at {until:%Y-%m-%d %H:%M}"
+    if begins is not None and begins > pd.Timestamp(facts.now):
+        return f"whose certificate is not valid before {begins:%Y-%m-%d %H:%M}"
     return None
 
 
-@check("MNB305", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
+#: What istiod reads from a Secret, one pair or the other (Istio: secure-ingress, key formats).
+_KEY_PAIRS = ({"tls.crt", "tls.key"}, {"cert", "key"})
+
+
+def _authority_problem(secret: pd.DataFrame, authority: pd.DataFrame) -> str | None:
+    """Return why clients' certificates cannot be verified, which mutual TLS is for."""
+    keys = {key for rows in (secret, authority) for keys in rows["keys"] for key in keys or ()}
+    if keys & {"ca.crt", "cacert"}:
+        return None
+    return "which has no ca.crt to verify clients by, and no Secret of that name with -cacert has"
+
+
+def _kind(server: Server) -> str:
+    name = next(iter(server.secrets()))
+    if server.mode == "SIMPLE":
+        return f"tls {name} --cert=… --key=…"
+    files = "--from-file=tls.crt=… --from-file=tls.key=… --from-file=ca.crt=…"
+    return f"generic {name} {files}"
+
+
+@check("MNB305", Severity.WARNING, cause=Cause.DATA_PLANE)
 def gateway_port_not_exposed(
     mesh: Mesh, istio_config: pd.DataFrame, services: pd.DataFrame
 ) -> Iterator[Finding]:
@@ -278,35 +374,74 @@ def gateway_port_not_exposed(
 
     A listener that no Service leads to is open, but nobody reaches it from outside.
     """
-    for gateway in mesh.of("Gateway", GATEWAY_GROUP):
-        behind = pods_of(gateway, mesh)
-        offered = [
-            port
-            for port in mesh.services
-            if port.selector
-            and any(
-                pod.namespace == port.namespace and port.selector.items() <= pod.labels.items()
-                for pod in behind
-            )
-        ]
-        if not offered:
+    for server in servers(mesh):
+        offered = in_front(server.pods, mesh)
+        open_ports = {port.port for port in offered} | {mesh.target_port(port) for port in offered}
+        declared = server.declared_port
+        if not offered or declared is None or declared in open_ports:
             continue
-        open_ports = {str(port.port) for port in offered} | {port.target_port for port in offered}
-        for number, server in enumerate(items(gateway.spec, "servers")):
-            wanted = str(dig(server, "port", "number", default=""))
-            if wanted and wanted not in open_ports:
-                name = offered[0].service
-                ports = and_list(sorted({str(port.port) for port in offered}))
-                yield Finding(
-                    subject_of(gateway),
-                    f"{gateway} opens port {wanted} (spec.servers[{number}].port), and no Service "
-                    f"in front of its pods leads to it: {offered[0].namespace}/{name} has {ports}.",
-                    f"Add the port with `kubectl -n {offered[0].namespace} edit service {name}`.",
-                    evidence=(
-                        config_rows(istio_config, gateway),
-                        Evidence.of(
-                            rows_of(services, namespace=offered[0].namespace, service=name)
-                        ),
-                    ),
-                    related=(Subject("Service", offered[0].namespace, name),),
-                )
+        gateway = server.gateway
+        front = Subject("Service", offered[0].namespace, offered[0].service)
+        changed = offered[0].changed
+        newer = changed is not None and changed > gateway.changed
+        ports = and_list(sorted({str(port.port) for port in offered}))
+        yield Finding(
+            front if newer else subject_of(gateway),
+            f"{gateway} opens port {declared} ({server.path}.port), and no Service "
+            f"in front of its pods leads to it: {front.namespace}/{front.name} has {ports}.",
+            f"Add the port with {edit(front)}, or correct it with {edit(subject_of(gateway))}.",
+            evidence=(
+                config_rows(istio_config, gateway),
+                Evidence.of(rows_of(services, namespace=front.namespace, service=front.name)),
+            ),
+            related=(subject_of(gateway) if newer else front,),
+        )
+
+
+@check("MNB306", Severity.WARNING, cause=Cause.DATA_PLANE)
+def load_balancer_pending(
+    mesh: Mesh, istio_config: pd.DataFrame, events: pd.DataFrame, services: pd.DataFrame
+) -> Iterator[Finding]:
+    """Every gateway that is to have a load balancer gets one.
+
+    Kubernetes asks the cloud for the load balancer of a Service. While that fails, the Service has
+    no address outside the cluster, and no packet arrives at the gateway.
+    """
+    failed = events[
+        (events["kind"] == "Service")
+        & events["reason"].isin(_LOAD_BALANCER_FAILED)
+        & (events["type"] == "Warning")
+    ]
+    told: set[Subject] = set()
+    for server in servers(mesh):
+        for port in in_front(server.pods, mesh):
+            subject = Subject("Service", port.namespace, port.service)
+            rows = failed[
+                (failed["namespace"] == port.namespace) & (failed["name"] == port.service)
+            ]
+            if subject in told or not len(rows):
+                continue
+            told.add(subject)
+            last = rows.sort_values("last_seen").iloc[-1]
+            yield Finding(
+                subject,
+                f"{subject}, in front of {server.gateway}, gets no load balancer: "
+                f"{last['reason']}, {last['message']}.",
+                f"See what is wrong with `kubectl -n {port.namespace} describe service "
+                f"{port.service}`.",
+                evidence=(
+                    Evidence.of(events, rows.index),
+                    Evidence.of(rows_of(services, namespace=port.namespace, service=port.service)),
+                    config_rows(istio_config, server.gateway),
+                ),
+                related=(subject_of(server.gateway),),
+            )
+
+
+#: Reasons of Kubernetes' service controller, and its older ones.
+_LOAD_BALANCER_FAILED = (
+    "SyncLoadBalancerFailed",
+    "CreatingLoadBalancerFailed",
+    "UpdateLoadBalancerFailed",
+    "UnAvailableLoadBalancer",
+)

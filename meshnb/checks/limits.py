@@ -23,11 +23,14 @@ from meshnb.checks.base import (
     subject_of,
     symptom_rows,
 )
-from meshnb.checks.routing import destination_rules
-from meshnb.symptoms import Symptoms
+from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 from meshnb.tables.base import dig
 from meshnb.traces.mesh import ConfigObject, Mesh
+from meshnb.traces.rules import rules_for
+
+#: A rate limit that turns away less than this part of the requests is meant so.
+_PEAK = 0.1
 
 
 @check("MNB850", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -50,6 +53,7 @@ def rate_limited(
             and set(pods) & set(mesh.workload_selected(item))
         ]
         servers = and_list(f"{pod.namespace}/{pod.workload}" for pod in pods)
+        share = _share(symptom, facts["access_log"])
         for item in filters:
             bucket = _first(item.spec, "token_bucket")
             limit = (
@@ -67,7 +71,19 @@ def rate_limited(
                 evidence=(*symptom_rows(facts, [symptom]), config_rows(istio_config, item)),
                 explains=ids([symptom]),
                 certainty=1.0 / len(filters),
+                # A limit that turns only peaks away does what it is there for.
+                severity=Severity.INFO
+                if symptom.is_over
+                or (share < _PEAK and (symptom.worked_before or symptom.works_again))
+                else None,
             )
+
+
+def _share(symptom: Symptom, log: pd.DataFrame) -> float:
+    """Return which part of the requests to the pods that report a symptom it is, from 0 to 1."""
+    direction = "inbound" if symptom.side == "server" else "outbound"
+    logged = log["proxy"].isin(symptom.reporters) & (log["direction"] == direction)
+    return symptom.count / max(int(logged.sum()), 1)
 
 
 def _first(value: object, name: str) -> object:
@@ -81,10 +97,13 @@ def _first(value: object, name: str) -> object:
     return next((found for child in children if (found := _first(child, name))), None)
 
 
-def _with(policy: str, mesh: Mesh, host: str) -> list[ConfigObject]:
-    return [
-        rule for rule in destination_rules(mesh, host) if f'"{policy}"' in json.dumps(rule.spec)
-    ]
+def _with(policy: str, mesh: Mesh, symptom: Symptom) -> list[ConfigObject]:
+    """Return the DestinationRules with a policy that shape a host for those who report it."""
+    namespaces = dict.fromkeys(pod.namespace for pod in mesh.pods_of(symptom.reporters))
+    rules = dict.fromkeys(
+        rule for namespace in namespaces for rule in rules_for(symptom.host, namespace, mesh)
+    )
+    return [rule for rule in rules if f'"{policy}"' in json.dumps(rule.spec)]
 
 
 @check("MNB851", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -99,7 +118,7 @@ def connection_pool_overflow(
     for symptom in symptoms:
         if "UO" not in symptom.flags:
             continue
-        rules = _with("connectionPool", mesh, symptom.host)
+        rules = _with("connectionPool", mesh, symptom)
         carried = clusters[
             (clusters["cluster"] == symptom.cluster).fillna(False).astype(bool)
             & clusters["proxy"].isin(symptom.reporters)
@@ -145,7 +164,7 @@ def endpoints_ejected(
         ready = bool(ports) and any(pod.ready for pod in mesh.selected(ports[0]))
         if not len(rows) and not ready:
             continue
-        for rule in _with("outlierDetection", mesh, symptom.host)[:1]:
+        for rule in _with("outlierDetection", mesh, symptom)[:1]:
             yield Finding(
                 subject_of(rule),
                 f"{rule} ejects the endpoints of {symptom.host} that fail, until none is left: "

@@ -1,10 +1,9 @@
-"""Checks of routing: VirtualServices, DestinationRules and Sidecars. Codes MNB200 to MNB249."""
+"""Checks of where routes lead: hosts, ports and names. Codes MNB200 to MNB209."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,7 +14,6 @@ from meshnb.checks.base import (
     Evidence,
     Finding,
     Severity,
-    Subject,
     and_list,
     check,
     config_rows,
@@ -27,23 +25,21 @@ from meshnb.checks.base import (
     unseen,
 )
 from meshnb.symptoms import Symptom, Symptoms
-from meshnb.symptoms.base import REPEATED
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.mesh import ConfigObject, Mesh, host_matches, hosts_overlap, oldest
 from meshnb.traces.rules import (
+    GATEWAY_GROUP,
     admitted_hosts,
     bound_gateways,
-    covered_by,
     host_rank,
-    route_hosts,
+    reached_hosts,
     rule_host,
-    sidecar_of,
 )
+from meshnb.traces.servers import Server, routed, servers
 
-#: The group of Istio's own Gateway kind; the Gateway API has a kind of the same name.
-GATEWAY_GROUP = "networking.istio.io"
+__all__ = ["GATEWAY_GROUP", "destination_rules", "destinations", "for_hosts", "serves"]
 
 
 def destinations(service: ConfigObject) -> Iterator[tuple[str, Mapping[str, Any], int | None]]:
@@ -97,22 +93,14 @@ def route_to_unknown_host(
     istiod writes the route all the same, but can make no cluster for a host that it does not know.
     Envoy then answers 503 with flag NC (cluster_not_found), and the request never leaves the proxy.
     """
-    if _hosts_unseen(facts):
+    if hosts_unseen(facts):
         return
     for service in mesh.of("VirtualService"):
         for path, target, weight in destinations(service):
             host = mesh.fqdn(str(dig(target, "host", default="")), service.namespace)
             if not host or mesh.known_host(host):
                 continue
-            seen = (
-                []
-                if "mirror" in path
-                else [
-                    s
-                    for s in symptoms
-                    if "NC" in s.flags and for_hosts(s, route_hosts(service, mesh))
-                ]
-            )
+            seen = without_cluster(symptoms, service, path, mesh)
             close = get_close_matches(host, mesh.hosts, n=1, cutoff=0.7)
             hint = f" The nearest that exists is {close[0]}." if close else ""
             carried = rows_of(routes, virtual_service=f"{service.name}.{service.namespace}")
@@ -131,7 +119,7 @@ def route_to_unknown_host(
             )
 
 
-def _hosts_unseen(facts: Facts) -> bool:
+def hosts_unseen(facts: Facts) -> bool:
     """Whether there may be hosts that the source does not show."""
     return unseen(facts, "services", "services") or unseen(facts, "istio_config", "serviceentries")
 
@@ -156,445 +144,169 @@ def destination_rules(mesh: Mesh, host: str) -> list[ConfigObject]:
     )
 
 
-@check("MNB210", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def route_to_missing_subset(
+@check("MNB202", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+def route_to_missing_port(
     mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, routes: pd.DataFrame, facts: Facts
 ) -> Iterator[Finding]:
-    """Every subset that a route sends to is defined by a DestinationRule.
+    """Every port that a route sends to is a port of the destination.
 
-    A subset is a cluster of its own. When no DestinationRule defines it, the proxies get the route
-    without the cluster, and answer 503 with flag NC (cluster_not_found) themselves.
+    There is a cluster per port of a Service. For another port there is none: Envoy answers 503 with
+    flag NC (cluster_not_found). A destination without a port is the port that the request came to,
+    unless the Service has only one.
     """
+    if hosts_unseen(facts):
+        return
+    every = servers(mesh)
     for service in mesh.of("VirtualService"):
         for path, target, weight in destinations(service):
-            subset = str(dig(target, "subset", default=""))
             host = mesh.fqdn(str(dig(target, "host", default="")), service.namespace)
-            if not subset or not (mesh.known_host(host) or _hosts_unseen(facts)):
+            ports = host_ports(host, mesh)
+            number = dig(target, "port", "number")
+            if not ports or number in ports:
                 continue
-            rules = destination_rules(mesh, host)
-            defined = {
-                str(dig(entry, "name")) for rule in rules for entry in items(rule.spec, "subsets")
-            }
-            if subset in defined:
+            wanted = [number] if isinstance(number, int) else []
+            if number is None and len(ports) > 1:
+                wanted = [port for port in _arriving(service, every, mesh) if port not in ports]
+            if not wanted:
                 continue
-            seen = (
-                []
-                if "mirror" in path
-                else [
-                    s
-                    for s in symptoms
-                    if "NC" in s.flags and for_hosts(s, route_hosts(service, mesh))
-                ]
-            )
-            if not seen and unseen(facts, "istio_config", "destinationrules"):
-                continue
-            share = f"{weight} % of" if weight is not None else "all"
-            known = f" Defined are {and_list(sorted(defined))}." if defined else ""
-            where = f"by {and_list(str(rule) for rule in rules)}" if rules else "anywhere"
+            seen = without_cluster(symptoms, service, path, mesh)
             carried = rows_of(routes, virtual_service=f"{service.name}.{service.namespace}")
+            how = (
+                f"port {and_list(wanted)} of {host} ({path}.port)"
+                if number is not None
+                else f"{host} without a port ({path}), so to port {and_list(wanted)} that they "
+                "came to"
+            )
+            certain = number is not None or bool(seen)
             yield Finding(
                 subject_of(service),
-                f"{service} sends {share} its matching requests to subset {subset} of {host} "
-                f"({path}), which is not defined {where}.{known}",
-                f"Name a subset that exists with {edit(subject_of(service))}, or define {subset}"
-                + (f" with {edit(subject_of(rules[0]))}." if rules else " in a DestinationRule."),
+                f"{service} sends requests for {and_list(reached_hosts(service, mesh))} to {how}; "
+                f"{host} has {and_list(sorted(ports))}.",
+                f"Name a port that exists with {edit(subject_of(service))}.",
                 evidence=(
                     *symptom_rows(facts, seen),
                     Evidence.of(carried),
-                    config_rows(istio_config, service, *rules),
-                ),
-                related=tuple(subject_of(rule) for rule in rules),
-                explains=ids(seen),
-                severity=Severity.INFO if weight == 0 or "mirror" in path else None,
-            )
-
-
-@check("MNB211", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def subset_without_pods(
-    mesh: Mesh,
-    symptoms: Symptoms,
-    istio_config: pd.DataFrame,
-    endpoints: pd.DataFrame,
-    facts: Facts,
-) -> Iterator[Finding]:
-    """Every subset in use has labels that select pods of its Service.
-
-    A subset's endpoints are the Service's endpoints that carry its labels. When none does, its
-    cluster is empty, and Envoy answers 503 with flag UH (no_healthy_upstream).
-    """
-    used = {
-        (
-            mesh.fqdn(str(dig(target, "host", default="")), service.namespace),
-            str(dig(target, "subset")),
-        )
-        for service in mesh.of("VirtualService")
-        for _, target, weight in destinations(service)
-        if weight != 0
-    }
-    for rule in mesh.of("DestinationRule"):
-        host = rule_host(rule, mesh)
-        ports = mesh.ports(host)
-        if not ports or not ports[0].selector:
-            continue
-        behind = mesh.selected(ports[0])
-        for position, subset in enumerate(items(rule.spec, "subsets")):
-            name, labels = str(dig(subset, "name", default="")), mapping(subset, "labels")
-            if not behind or any(labels.items() <= pod.labels.items() for pod in behind):
-                continue
-            seen = [s for s in symptoms if "UH" in s.flags and f"|{name}|{host}" in s.cluster]
-            values = sorted(
-                {
-                    f"{key}={pod.labels.get(key)}"
-                    for pod in behind
-                    for key in labels
-                    if key in pod.labels
-                }
-            )
-            have = f"they have {and_list(values)}" if values else "they have no such label"
-            in_use = (host, name) in used
-            yield Finding(
-                subject_of(rule),
-                f"Subset {name} of {rule} selects {_labels(labels)}, and none of the {len(behind)} "
-                f"pods of {host} carries that: {have} (spec.subsets[{position}].labels).",
-                f"Correct the labels with {edit(subject_of(rule))}, or deploy pods that carry "
-                "them.",
-                evidence=(
-                    *symptom_rows(facts, seen),
-                    Evidence.of(rows_of(endpoints, cluster=f"outbound|{ports[0].port}||{host}")),
-                    config_rows(istio_config, rule),
+                    config_rows(istio_config, service),
                 ),
                 explains=ids(seen),
-                severity=None if seen else Severity.WARNING if in_use else Severity.INFO,
+                severity=Severity.INFO
+                if weight == 0 or "mirror" in path
+                else None
+                if certain
+                else Severity.WARNING,
             )
 
 
-def _labels(labels: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in labels.items())
-
-
-@check("MNB220", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
-def unreachable_route(mesh: Mesh, istio_config: pd.DataFrame) -> Iterator[Finding]:
-    """Every route of a VirtualService can be reached.
-
-    Envoy takes the first route that matches. A route that stands below one which matches everything
-    it matches is never taken: its requests succeed, but go elsewhere than somebody meant.
-    """
-    for service in mesh.of("VirtualService"):
-        routes = items(service.spec, "http")
-        for later, route in enumerate(routes):
-            earlier = covered_by(service, later)
-            if earlier is None:
-                continue
-            yield Finding(
-                subject_of(service),
-                f"Route {later} of {service} ({_match(route)}) is never taken: route {earlier} "
-                f"above it ({_match(routes[earlier])}) matches everything that it matches.",
-                "Move the more specific route above the more general one with "
-                f"{edit(subject_of(service))}.",
-                evidence=(config_rows(istio_config, service),),
-            )
-
-
-def _match(route: Any) -> str:
-    matches = items(route, "match")
-    return (
-        "match " + json.dumps(matches, sort_keys=True) if matches else "no match, so all requests"
-    )
-
-
-@check("MNB221", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def duplicate_virtual_service(mesh: Mesh, istio_config: pd.DataFrame) -> Iterator[Finding]:
-    """For each host inside the mesh, one VirtualService decides.
-
-    VirtualServices for the same host are merged at gateways only. For sidecars the oldest one is
-    used and the others are ignored, without an error anywhere.
-    """
-    owners: dict[str, list[ConfigObject]] = {}
-    for service in mesh.of("VirtualService"):
-        if "mesh" in bound_gateways(service) and items(service.spec, "http"):
-            for host in dict.fromkeys(route_hosts(service, mesh)):
-                owners.setdefault(host, []).append(service)
-    reported: set[ConfigObject | tuple[str, str]] = set()
-    for host, services in owners.items():
-        first, *ignored = oldest(services)
-        for service in ignored:
-            pair = (str(first), str(service))
-            if pair in reported or not _shadows(first, service, mesh):
-                continue
-            reported.add(pair)
-            yield Finding(
-                subject_of(service),
-                f"{service} has no effect on sidecars: the older {first} defines host {host} too, "
-                "and only the oldest is used.",
-                f"Move its routes into the older one with {edit(subject_of(first))}, and delete "
-                "it.",
-                evidence=(config_rows(istio_config, first, service),),
-                related=(subject_of(first),),
-            )
-
-
-def _shadows(older: ConfigObject, newer: ConfigObject, mesh: Mesh) -> bool:
-    """Whether an older VirtualService leaves a newer one for the same host without effect.
-
-    That is so when it is visible wherever the newer one is. One that is exported to chosen
-    namespaces comes before one that is exported to all (istiod's VirtualServicesForGateway), so
-    such a pair shares the mesh.
-    """
-    default = mesh.settings.get("defaultVirtualServiceExportTo", "")
-
-    def scope(item: ConfigObject) -> set[str]:
-        entries = items(item.spec, "exportTo") or re.findall(r'"([^"]*)"', default) or ["*"]
-        return {item.namespace if entry == "." else str(entry) for entry in entries}
-
-    first, second = scope(older), scope(newer)
-    return ("*" in first) == ("*" in second) and ("*" in first or second <= first)
-
-
-@check("MNB230", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def injected_fault(
-    mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, facts: Facts
-) -> Iterator[Finding]:
-    """No route injects faults into requests.
-
-    A fault in a VirtualService delays or aborts requests in the caller's own proxy, with flags DI
-    and FI. It is a tool for tests, and easily left behind.
-    """
-    for service in mesh.of("VirtualService"):
-        for number, route in enumerate(items(service.spec, "http")):
-            parts = {
-                kind: part
-                for kind in ("abort", "delay")
-                if (part := mapping(route, "fault", kind)) and _share(part) > 0
-            }
-            if not parts:
-                continue
-            hosts = route_hosts(service, mesh)
-            flags = {{"abort": "FI", "delay": "DI"}[kind] for kind in parts}
-            seen = [s for s in symptoms if bool(flags & s.flags) and for_hosts(s, hosts)]
-            words = " and ".join(
-                f"{kind}s {_share(part):g} % of the requests"
-                + (f" with {dig(part, 'httpStatus')}" if dig(part, "httpStatus") else "")
-                + (f" by {dig(part, 'fixedDelay')}" if dig(part, "fixedDelay") else "")
-                for kind, part in parts.items()
-            )
-            limited = bool(items(route, "match"))
-            yield Finding(
-                subject_of(service),
-                f"{service} {words} for {and_list(items(service.spec, 'hosts'))}"
-                + (" that match" if limited else "")
-                + f" (spec.http[{number}].fault).",
-                f"Take the fault out with {edit(subject_of(service))}.",
-                evidence=(*symptom_rows(facts, seen), config_rows(istio_config, service)),
-                explains=ids(seen),
-                severity=None if seen else Severity.INFO if limited else Severity.WARNING,
-            )
-
-
-def _share(part: Mapping[str, Any]) -> float:
-    value = dig(part, "percentage", "value")
-    if not isinstance(value, int | float):
-        value = dig(part, "percent")
-    return float(value) if isinstance(value, int | float) else 100.0
-
-
-def _admits(item: ConfigObject, host: str, namespace: str) -> bool:
-    """Whether a Sidecar's egress lists a host of a namespace."""
-    listeners = items(item.spec, "egress")
-    if not listeners:
-        return True
-    for entry in (str(entry) for listener in listeners for entry in items(listener, "hosts")):
-        scope, _, pattern = entry.rpartition("/")
-        if scope == ".":
-            scope = item.namespace
-        if scope in ("*", namespace, "") and host_matches(pattern, host):
-            return True
-    return False
-
-
-def _blocked(symptom: Symptom) -> bool:
-    return symptom.side in ("client", "gateway") and (
-        symptom.cluster == "BlackHoleCluster"
-        or (symptom.details == "direct_response" and symptom.route_name == "block_all")
-    )
-
-
-@check("MNB231", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def hidden_host(
-    mesh: Mesh,
-    symptoms: Symptoms,
-    istio_config: pd.DataFrame,
-    clusters: pd.DataFrame,
-    facts: Facts,
-) -> Iterator[Finding]:
-    """Every host that a workload calls is within its Sidecar's egress scope.
-
-    A Sidecar object narrows what istiod sends to the proxies that it selects. A host outside of it
-    has neither route nor cluster there: with REGISTRY_ONLY the proxy answers 502, with ALLOW_ANY it
-    passes the bytes on without policy, telemetry or mutual TLS.
-    """
-    found: dict[tuple[ConfigObject, str], list[Symptom]] = {}
-    for symptom in symptoms:
-        passed = symptom.cluster == "PassthroughCluster" and symptom.side == "client"
-        ports = mesh.ports(symptom.host)
-        if not ports or not (_blocked(symptom) or passed):
-            continue
-        for pod in mesh.pods:
-            if pod.proxy not in symptom.reporters:
-                continue
-            item = sidecar_of(pod, mesh)
-            if item is not None and not _admits(item, symptom.host, ports[0].namespace):
-                found.setdefault((item, symptom.host), []).append(symptom)
-    grouped: dict[ConfigObject, dict[str, list[Symptom]]] = {}
-    for (item, host), seen in found.items():
-        grouped.setdefault(item, {})[host] = seen
-    for item, by_host in grouped.items():
-        seen = list({s.id: s for group in by_host.values() for s in group}.values())
-        callers = and_list(reporter for s in seen for reporter in s.reporters)
-        wanted = and_list(f"{mesh.ports(host)[0].namespace}/{host}" for host in by_host)
-        yield Finding(
-            subject_of(item),
-            f"{item} hides {and_list(by_host)} from {callers}: spec.egress.hosts does not list it, "
-            "so their proxies have no route to it.",
-            f"Add {wanted} to spec.egress.hosts with {edit(subject_of(item))}.",
-            evidence=(
-                *symptom_rows(facts, seen),
-                Evidence.of(rows_of(clusters, service_fqdn=next(iter(by_host)))),
-                config_rows(istio_config, item),
-            ),
-            explains=ids(seen),
-        )
-
-
-@check("MNB232", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def blocked_external_host(
-    mesh: Mesh,
-    symptoms: Symptoms,
-    istio_config: pd.DataFrame,
-    mesh_settings: pd.DataFrame,
-    facts: Facts,
-) -> Iterator[Finding]:
-    """Every external host that is called is registered where only registered ones are allowed.
-
-    With outboundTrafficPolicy REGISTRY_ONLY a proxy answers 502 for a host that is no Service and
-    no ServiceEntry, or ends the connection in the BlackHoleCluster.
-    """
-    for symptom in symptoms:
-        if not _blocked(symptom) or mesh.known_host(symptom.host):
-            continue
-        if _hosts_unseen(facts):
-            continue
-        pods = mesh.pods_of(symptom.reporters)
-        item = next((found for pod in pods if (found := sidecar_of(pod, mesh))), None)
-        by_sidecar = item is not None and bool(dig(item.spec, "outboundTrafficPolicy", "mode"))
-        namespace = next(iter(sorted(mesh.control_plane_namespaces)), "")
-        subject = (
-            subject_of(item)
-            if item is not None and by_sidecar
-            else Subject("ConfigMap", namespace, "istio")
-        )
-        host = symptom.host or and_list(failure.local_address for failure in symptom.failures)
-        proof = (
-            config_rows(istio_config, item)
-            if item is not None and by_sidecar
-            else Evidence.of(rows_of(mesh_settings, setting="outboundTrafficPolicy.mode"))
-        )
-        yield Finding(
-            subject,
-            f"{and_list(symptom.reporters)} may not call {host}: the outbound traffic policy of "
-            f"{subject} is REGISTRY_ONLY, and {host} is no Service and no ServiceEntry.",
-            f"Register {host} with a ServiceEntry, or allow it with {edit(subject)}.",
-            evidence=(*symptom_rows(facts, [symptom]), proof),
-            explains=ids([symptom]),
-            severity=Severity.INFO if symptom.count < REPEATED else None,
-        )
-
-
-@check("MNB233", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def no_route_matches(
-    mesh: Mesh, symptoms: Symptoms, istio_config: pd.DataFrame, facts: Facts
-) -> Iterator[Finding]:
-    """Every request to a host with routes matches one of them.
-
-    When a VirtualService has only routes with conditions, a request that meets none of them gets
-    404 with flag NR (route_not_found) from the caller's own proxy or from the gateway.
-    """
-    existing = {
-        f"{gateway.namespace}/{gateway.name}": gateway
-        for gateway in mesh.of("Gateway", GATEWAY_GROUP)
-    }
-    for service in mesh.of("VirtualService"):
-        routes = items(service.spec, "http")
-        bound = bound_gateways(service)
-        if not routes or any(not items(route, "match") for route in routes):
-            continue
-        at_gateways = [existing[name] for name in bound if name in existing]
-        if "mesh" not in bound and not any(
-            mesh.matching(mapping(gateway.spec, "selector"), None)
-            and serves(gateway, service.namespace, route_hosts(service, mesh))
-            for gateway in at_gateways
-        ):
-            continue
-        seen = [
-            s
-            for s in symptoms
-            if "NR" in s.flags
-            and s.kind == "request"
-            and s.worked_before
-            and for_hosts(s, route_hosts(service, mesh))
-        ]
-        if not seen:
-            continue
-        paths = and_list(dict.fromkeys(f.path for s in seen for f in s.failures))
-        yield Finding(
-            subject_of(service),
-            f"No route of {service} matches requests for {paths}: each of its routes has "
-            f"conditions ({len(routes)} in all), and they meet none of them.",
-            f"Add a route without a match at the end with {edit(subject_of(service))}.",
-            evidence=(*symptom_rows(facts, seen), config_rows(istio_config, service)),
-            explains=ids(seen),
-            certainty=0.7,
-        )
-
-
-@check("MNB234", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
-def external_host_without_endpoints(
-    mesh: Mesh,
-    symptoms: Symptoms,
-    istio_config: pd.DataFrame,
-    endpoints: pd.DataFrame,
-    facts: Facts,
-) -> Iterator[Finding]:
-    """Every ServiceEntry that is called has endpoints that answer.
-
-    With resolution DNS the proxies resolve the host themselves, with STATIC they use what the entry
-    lists. A name that does not resolve, or a list that is empty, leaves the cluster without
-    endpoints (flag UH); an address where nobody answers gives UF.
-    """
+def host_ports(host: str, mesh: Mesh) -> set[int]:
+    """Return the ports of a host, as its Service or its ServiceEntries define them."""
+    found = {port.port for port in mesh.ports(host) if port.port is not None}
     for entry in mesh.of("ServiceEntry"):
-        hosts = [str(host) for host in items(entry.spec, "hosts")]
-        seen = [
-            s
-            for s in symptoms
-            if bool({"UH", "UF", "DF"} & s.flags)
-            and s.side in ("client", "gateway")
-            and any(host_matches(host, s.host) for host in hosts)
-            and not mesh.ports(s.host)
-        ]
-        if not seen:
+        if any(host_matches(str(own), host) for own in items(entry.spec, "hosts")):
+            numbers = (dig(port, "number") for port in items(entry.spec, "ports"))
+            found |= {number for number in numbers if isinstance(number, int)}
+    return found
+
+
+def _arriving(service: ConfigObject, every: list[Server], mesh: Mesh) -> list[int]:
+    """Return the ports on which requests come to a VirtualService."""
+    bound = bound_gateways(service)
+    ports = {
+        server.port
+        for server in every
+        if f"{server.gateway.namespace}/{server.gateway.name}" in bound
+        and server.pods
+        and routed(server, service, mesh)
+    }
+    if "mesh" in bound:
+        ports |= {port for host in reached_hosts(service, mesh) for port in host_ports(host, mesh)}
+    return sorted(port for port in ports if port is not None)
+
+
+def without_cluster(
+    symptoms: Symptoms, service: ConfigObject, path: str, mesh: Mesh
+) -> list[Symptom]:
+    """Return the requests to a VirtualService that were sent to a cluster that does not exist."""
+    if "mirror" in path:
+        return []  # what becomes of a copy, no caller sees
+    hosts = reached_hosts(service, mesh)
+    return [s for s in symptoms if "NC" in s.flags and for_hosts(s, hosts)]
+
+
+@check("MNB203", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
+def routes_for_unknown_host(
+    mesh: Mesh, istio_config: pd.DataFrame, services: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
+    """Every VirtualService inside the mesh is for a name by which a Service is called.
+
+    A host without a dot is a Service of the VirtualService's own namespace, and a host with a dot
+    is taken as it stands. Routes for a name that no Service has are used by nobody: requests go
+    their usual way, and succeed.
+    """
+    if hosts_unseen(facts):
+        return
+    for service in mesh.of("VirtualService"):
+        if "mesh" not in bound_gateways(service):
             continue
-        given = endpoints[endpoints["cluster"].isin([s.cluster for s in seen])]
-        resolution = str(dig(entry.spec, "resolution", default="NONE"))
-        reason = and_list(s.upstream_failure or s.details for s in seen)
-        yield Finding(
-            subject_of(entry),
-            f"{entry} leads to nobody who answers: with resolution {resolution}, the proxies have "
-            f"{given['endpoint'].nunique()} endpoints for {and_list(hosts)} ({reason}).",
-            f"Correct hosts, ports, resolution or endpoints with {edit(subject_of(entry))}.",
-            evidence=(
-                *symptom_rows(facts, seen),
-                Evidence.of(endpoints, given.index),
-                config_rows(istio_config, entry),
-            ),
-            explains=ids(seen),
-            certainty=0.8,
-        )
+        for number, written in enumerate(map(str, items(service.spec, "hosts"))):
+            host = mesh.fqdn(written, service.namespace)
+            meant = _meant(written, host, mesh)
+            if (
+                mesh.known_host(host)
+                or "*" in host
+                or not (meant or host.endswith(".svc.cluster.local"))
+            ):
+                continue
+            hint = f" There is {and_list(meant)}." if meant else ""
+            rows = services[services["host"].isin(meant)]
+            yield Finding(
+                subject_of(service),
+                f"{service} is for host {host} (spec.hosts[{number}]: {written}), which is no "
+                f"Service and no ServiceEntry, so nobody uses its routes.{hint}",
+                f"Write the full name of the Service with {edit(subject_of(service))}.",
+                evidence=(config_rows(istio_config, service), Evidence.of(services, rows.index)),
+            )
+
+
+def _meant(written: str, host: str, mesh: Mesh) -> list[str]:
+    """Return the Services that somebody who wrote a host may have meant."""
+    short = written.partition(".")[0]
+    same = sorted(
+        port.host
+        for port in mesh.services
+        if port.service == short and (port.host.startswith(f"{written}.") or "." not in written)
+    )
+    return list(dict.fromkeys(same)) or get_close_matches(
+        host, [port.host for port in mesh.services], n=1, cutoff=0.85
+    )
+
+
+def latest(*objects: ConfigObject) -> ConfigObject:
+    """Return the object that was changed last; of those changed at once, the youngest."""
+    return max(objects, key=lambda item: (item.changed, item.created))
+
+
+def nearly(host: str, hosts: Iterable[str]) -> str:
+    """Return the host that another one is a slip of the pen for; empty when none is that near.
+
+    All parts between the dots are the same but one, and that one is nearly the same: long enough to
+    tell a slip from another name, and not just another number.
+    """
+    parts = host.split(".")
+    for other in hosts:
+        theirs = other.split(".")
+        differ = [(a, b) for a, b in zip(parts, theirs, strict=False) if a != b]
+        if len(parts) != len(theirs) or len(differ) != 1:
+            continue
+        one, two = differ[0]
+        plain = [re.sub(r"\d", "", part) for part in (one, two)]
+        if (
+            min(map(len, plain)) >= _TELLING
+            and plain[0] != plain[1]
+            and get_close_matches(one, [two], n=1, cutoff=0.8)
+        ):
+            return other
+    return ""
+
+
+#: A part of a host of fewer letters may differ in one of them on purpose, such as api and app.
+_TELLING = 5

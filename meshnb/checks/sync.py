@@ -1,4 +1,4 @@
-"""Checks of what istiod sends and what proxies take. Codes MNB600 to MNB649."""
+"""Checks of what istiod sends and what proxies take. Codes MNB600 to MNB609."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ from meshnb.checks.base import (
     symptom_rows,
     workload_of,
 )
+from meshnb.checks.stuck import complaint, waiting_for
 from meshnb.sources import HttpQuestion
 from meshnb.symptoms import Symptoms
 from meshnb.symptoms.base import one_line
 from meshnb.symptoms.requests import split_address
 from meshnb.symptoms.sync import STALE_AFTER_S
 from meshnb.tables import Facts
-from meshnb.tables.base import Got
+from meshnb.tables.base import Got, Json, dig, items
+from meshnb.tables.selectors import selects
 from meshnb.traces.mesh import CLUSTER_DOMAIN, ConfigObject, Mesh, Pod, plain
+from meshnb.traces.network_policies import admitted
 
 #: Kinds whose content reaches Envoy verbatim, so that only Envoy can refuse it.
 _PASSED_THROUGH = (
@@ -51,6 +54,10 @@ _PUSH_DELAY = timedelta(seconds=10)
 _JUST_BEFORE = timedelta(minutes=2)
 #: A workload certificate that ends so soon was not renewed in time; renewal comes at half its life.
 _RENEWED_BEFORE_S = 600.0
+#: How proxies say that a certificate is not valid at the time, at either end.
+_OUT_OF_TIME = re.compile(
+    r"has_expired|not_yet_valid|CERTIFICATE_EXPIRED|CERTIFICATE_VERIFY_FAILED$"
+)
 
 
 @check("MNB601", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
@@ -77,7 +84,10 @@ def configuration_refused(
         rows = refused.loc[members]
         proxies = list(dict.fromkeys(rows["proxy"]))
         pods = mesh.pods_of(proxies)
-        seen = [s for s in symptoms if "ERROR" in s.flags and bool(set(proxies) & set(s.reporters))]
+        never = [pod for pod in pods if not pod.ready]
+        seen = [
+            s for s in symptoms if "ERROR" in s.flags and bool(set(proxies) & set(s.reporters))
+        ] + waiting_for(never, mesh, symptoms)
         refusals = listeners[listeners["proxy"].isin(proxies) & listeners["error"].notna()]
         words = and_list((str(e).strip().rstrip(".") for e in rows["error"].dropna()), limit=2)
         kinds, who = and_list(rows["xds"]), and_list(proxies)
@@ -164,14 +174,22 @@ def proxy_disconnected(
         if isinstance(question, HttpQuestion)
     }
     unasked = running - asked
+    containers = facts["containers"]
+    proxying = containers[
+        (containers["container"] == "istio-proxy") & (containers["state"] == "running")
+    ]
+    # A pod whose native sidecar is not ready yet is Pending.
+    started = set(zip(proxying["namespace"], proxying["pod"], strict=True))
     for pod in mesh.pods:
-        if not pod.proxy or pod.proxy in connected or not pod.running or pod.phase != "Running":
+        if not pod.proxy or pod.proxy in connected or not pod.running:
+            continue
+        if pod.phase != "Running" and (pod.namespace, pod.pod) not in started:
             continue
         if starting(pod, facts):
             continue
         if astray(pod, proxies, mesh) is not None:
             continue
-        seen = [s for s in symptoms if "DISCONNECTED" in s.flags and pod.proxy in s.reporters]
+        seen = waiting_for([pod], mesh, symptoms)
         complaints = proxy_log[
             (proxy_log["proxy"] == pod.proxy).fillna(False).astype(bool)
             & proxy_log["message"]
@@ -182,10 +200,17 @@ def proxy_disconnected(
         ]
         if not len(complaints) and (unasked or facts.gaps("proxy_status")):
             continue  # it may be connected to the istiod that did not answer
+        told = complaint(pod, proxy_log)
+        if told is not None:
+            continue  # it says itself what is in its way; that is for the checks of that
         said = one_line(complaints["message"].iloc[-1]).rstrip(".") if len(complaints) else ""
         reason = f" Its own log says: {said}." if said else ""
+        wall, walls = _wall(pod, mesh, facts)
+        reason += (
+            f" {wall} selects one of the ends, and lets nothing through to 15012." if wall else ""
+        )
         yield Finding(
-            Subject("Pod", pod.namespace, pod.pod),
+            wall or Subject("Pod", pod.namespace, pod.pod),
             f"The proxy of {pod.namespace}/{pod.pod} is connected to no istiod, while "
             f"{len(connected)} others are: it keeps the configuration it had.{reason}",
             "See whether it reaches istiod on 15012 (NetworkPolicy, firewall, DNS), then replace "
@@ -194,10 +219,40 @@ def proxy_disconnected(
                 *symptom_rows(facts, seen),
                 Evidence.of(rows_of(proxies, proxy=pod.proxy)),
                 Evidence.of(proxy_log, complaints.tail(3).index),
+                Evidence.of(facts["network_policies"], walls),
             ),
-            related=(workload_of(pod),) if pod.workload_kind != "Pod" else (),
+            related=(
+                *((Subject("Pod", pod.namespace, pod.pod),) if wall else ()),
+                *((workload_of(pod),) if pod.workload_kind != "Pod" else ()),
+            ),
             explains=ids(seen),
         )
+
+
+def _wall(pod: Pod, mesh: Mesh, facts: Facts) -> tuple[Subject | None, list[int]]:
+    """Return the NetworkPolicy between a pod and istiod's 15012, with its rows; None without."""
+    frame = facts["network_policies"]
+    servers = [other for other in mesh.pods if other.mesh == "istiod" and other.running]
+    for server in servers:
+        verdict = admitted(facts, mesh, server, 15012, pod)
+        if verdict.admitted is False:
+            namespace, _, name = verdict.policies[0].partition("/")
+            return Subject("NetworkPolicy", namespace, name), list(frame.index[list(verdict.rows)])
+    for index, row in zip(frame.index.tolist(), frame.to_dict("records"), strict=True):
+        if (
+            row["namespace"] == pod.namespace
+            and "Egress" in row["types"]
+            and selects(row["selector"], dict(pod.labels))
+            and not any(_leads_out(rule) for rule in items(row["spec"], "egress"))
+        ):
+            return Subject("NetworkPolicy", pod.namespace, str(row["policy"])), [index]
+    return None, []
+
+
+def _leads_out(rule: Json) -> bool:
+    """Whether an egress rule may let a connection to 15012 out, to whomever."""
+    ports = [dig(one, "port") for one in items(rule, "ports")]
+    return not ports or 15012 in ports or None in ports
 
 
 @check("MNB603", Severity.WARNING, cause=Cause.DATA_PLANE_CONFIG)
@@ -312,7 +367,8 @@ def workload_certificate_ended(
         certificates["resource_name"].isin(["default", "ROOTCA"])
         & certificates["expires_in_s"].notna()
     ]
-    ended = own[own["expires_in_s"] < _RENEWED_BEFORE_S]
+    early = (own["valid_cert"] == False).fillna(False).astype(bool) & (own["expires_in_s"] > 0)  # noqa: E712  NA is not False
+    ended = own[(own["expires_in_s"] < _RENEWED_BEFORE_S) | early]
     for proxy, rows in ended.groupby("proxy"):
         pod, _, namespace = str(proxy).rpartition(".")
         left = float(rows["expires_in_s"].min())
@@ -325,12 +381,16 @@ def workload_certificate_ended(
         seen = [
             s
             for s in symptoms
-            if "CERTIFICATE_VERIFY_FAILED" in s.upstream_failure
+            if _OUT_OF_TIME.search(s.upstream_failure + s.details)
             and (s.host in hosts or proxy in s.reporters)
         ]
-        end = (
-            f"ended {-left:.0f} s ago" if left <= 0 else f"ends in {left:.0f} s and was not renewed"
-        )
+        begins = rows["not_before"].max()
+        if left <= 0:
+            end = f"ended {-left:.0f} s ago"
+        elif left < _RENEWED_BEFORE_S:
+            end = f"ends in {left:.0f} s and was not renewed"
+        else:
+            end = f"begins only at {begins:%Y-%m-%d %H:%M:%S} UTC: a clock is wrong"
         yield Finding(
             Subject("Pod", namespace, pod),
             f"The certificate {and_list(rows['resource_name'])} of {proxy} {end}.",
@@ -338,5 +398,5 @@ def workload_certificate_ended(
             "then replace the pod.",
             evidence=(*symptom_rows(facts, seen), Evidence.of(certificates, rows.index)),
             explains=ids(seen),
-            severity=None if left <= 0 else Severity.WARNING,
+            severity=Severity.WARNING if 0 < left < _RENEWED_BEFORE_S else None,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
 
 import pandas as pd
 
@@ -26,15 +28,16 @@ from meshnb.checks.base import (
     workload_of,
 )
 from meshnb.checks.changes import changed_before
-from meshnb.checks.mtls import target_port
+from meshnb.checks.protocols import goes_on_at_port, grpc_as_http1
+from meshnb.checks.served import served_by
 from meshnb.checks.sync import astray
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import REPEATED
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
-from meshnb.tables.selectors import selects
 from meshnb.traces.mesh import Mesh, Pod, ServicePort, plain
+from meshnb.traces.network_policies import admitted, let_out
 from meshnb.traces.rules import bound_gateways, route_hosts
 
 
@@ -49,6 +52,7 @@ def service_selects_nothing(
     symptoms: Symptoms,
     services: pd.DataFrame,
     service_endpoints: pd.DataFrame,
+    workloads: pd.DataFrame,
     facts: Facts,
 ) -> Iterator[Finding]:
     """Every Service that is called has a selector that matches pods.
@@ -82,13 +86,38 @@ def service_selects_nothing(
             }
         )
         have = f" Pods of its namespace have {and_list(near, 6)}." if near else ""
+        remedy = f"Correct spec.selector with {edit(subject)}, or start pods with these labels."
+        guilty = subject
+        stopped = workloads[
+            [
+                namespace == service.namespace
+                and not wants
+                and service.selector.items() <= (labels or {}).items()
+                for namespace, labels, wants in zip(
+                    workloads["namespace"],
+                    workloads["labels"],
+                    workloads["replicas_wanted"].fillna(1),
+                    strict=True,
+                )
+            ]
+        ]
+        if len(stopped):
+            row = stopped.iloc[0]
+            guilty = Subject(str(row["kind"]), str(row["namespace"]), str(row["workload"]))
+            have = f" {guilty} would make such pods, and wants none."
+            remedy = (
+                f"Start it with `kubectl -n {guilty.namespace} scale "
+                f"{guilty.kind.lower()}/{guilty.name} --replicas=1`."
+            )
         yield Finding(
-            subject,
+            guilty,
             f"{subject} selects {wanted}, and no pod of {service.namespace} has that, so it has no "
             f"endpoints.{have}",
-            f"Correct spec.selector with {edit(subject)}, or start pods with these labels.",
+            remedy,
+            related=(subject,) if guilty != subject else (),
             evidence=(
                 *symptom_rows(facts, seen),
+                Evidence.of(workloads, stopped.index),
                 Evidence.of(
                     rows_of(services, namespace=service.namespace, service=service.service)
                 ),
@@ -137,7 +166,9 @@ def _state(pod: Pod, containers: pd.DataFrame) -> _State:
             code = plain(row["exit_code"]) if broken else plain(row["last_exit_code"])
             why = reason if broken and reason not in (None, "Error") else last or reason
             return _State(
-                "crash",
+                "init"
+                if plain(row["init"]) is True and row["restart_policy"] != "Always"
+                else "crash",
                 f"container {name} keeps exiting (exit code {code}, {why}, {restarts} restarts)",
                 f"Read why it ends with `kubectl {where} logs {pod.pod} -c {name} --previous`.",
             )
@@ -221,7 +252,7 @@ def pods_not_ready(
                 and s.side != "server"
             )
             or (
-                state.code == "crash"
+                state.code in ("crash", "init")
                 and s.side == "server"
                 and s.workload == (subject.namespace, subject.name)
                 and bool({"UF", "UC"} & s.flags)
@@ -256,12 +287,33 @@ def pods_not_ready(
                 Subject("Pod", pod.namespace, pod.pod) for pod in members if subject.kind != "Pod"
             ),
             explains=ids(seen),
+            # Why the pod does not start, or its sidecar is not ready, others may know better.
+            certainty=0.45 if state.code in ("proxy", "init", "other") else 1.0,
             severity=Severity.INFO
-            if state.code not in ("image", "crash") and all(starting(p, facts) for p in members)
+            if (
+                state.code not in ("image", "crash", "init")
+                and all(starting(p, facts) for p in members)
+            )
+            or (all(s.kind == "pod" for s in seen) and _apart(subject.namespace, mesh, facts))
             else None
             if alone
             else Severity.WARNING,
         )
+
+
+def _apart(namespace: str, mesh: Mesh, facts: Facts) -> bool:
+    """Whether a namespace has nothing to do with the mesh: none of its pods is in it, nor asked."""
+    labels = mesh.namespaces.get(namespace, {})
+    enrolled = labels.get("istio-injection") == "enabled" or any(
+        labels.get(label, "none") != "none" for label in ("istio.io/rev", "istio.io/dataplane-mode")
+    )
+    if enrolled or any(
+        pod.namespace == namespace and (pod.in_mesh or pod.mesh == "istiod") for pod in mesh.pods
+    ):
+        return False
+    hosts = {port.host for port in mesh.services if port.namespace == namespace}
+    called = facts["access_log"]["cluster"].dropna().unique()
+    return not any(cluster.rpartition("|")[2] in hosts for cluster in called)
 
 
 def _refused(symptom: Symptom) -> bool:
@@ -305,7 +357,7 @@ def application_not_listening(
                 is not None
             }
         )
-        front = [port for port in services_of(pods, mesh) if target_port(port) in wanted]
+        front = [port for port in services_of(pods, mesh) if mesh.target_port(port) in wanted]
         subject = workload_of(pods[0])
         callers = [
             s
@@ -319,19 +371,26 @@ def application_not_listening(
         declared = sorted(
             {
                 port
-                for ports, pod in zip(containers["ports"], containers["pod"], strict=True)
-                if pod in {p.pod for p in pods}
+                for ports, pod, name in zip(
+                    containers["ports"], containers["pod"], containers["container"], strict=True
+                )
+                if pod in {p.pod for p in pods} and name != "istio-proxy"
                 for port in ports or ()
             }
         )
         offered = [Subject("Service", port.namespace, port.service) for port in front]
+        undeclared = bool(offered and declared) and not set(wanted) & set(declared)
         senders = and_list(map(str, offered)) or "its callers"
         refused = "its sidecar" if at_server else "its callers"
         where = edit(offered[0]) if offered else "the Service"
+        elsewhere = f" Its containers declare {and_list(map(str, declared))}." if undeclared else ""
+        workload = subject
+        if undeclared:
+            subject = offered[0]
         yield Finding(
             subject,
-            f"{subject} does not listen on port {and_list(map(str, wanted))}, to which {senders} "
-            f"sends: {refused} cannot connect to it.",
+            f"{workload} does not listen on port {and_list(map(str, wanted))}, to which {senders} "
+            f"sends: {refused} cannot connect to it.{elsewhere}",
             "Let the application listen on that port on all addresses, or correct targetPort with "
             f"{where}.",
             evidence=(
@@ -341,9 +400,14 @@ def application_not_listening(
                     for port in front[:1]
                 ),
             ),
-            related=(
-                *offered[:1],
-                *(Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"),
+            related=tuple(
+                one
+                for one in (
+                    *offered[:1],
+                    workload,
+                    *(Subject("Pod", pod.namespace, pod.pod) for pod in pods),
+                )
+                if one != subject
             ),
             explains=ids(seen),
             severity=Severity.INFO if symptom.is_over else None,
@@ -352,8 +416,16 @@ def application_not_listening(
         )
 
 
+#: A container's end and the failures that it makes are so near each other.
+_AROUND = timedelta(seconds=5)
+#: So few of the requests that a workload serves may be lost when idle connections are closed.
+_RARELY = 0.005
+
+
 @check("MNB711", Severity.ERROR, cause=Cause.DATA_PLANE)
-def application_ends_connections(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterator[Finding]:
+def application_ends_connections(
+    mesh: Mesh, symptoms: Symptoms, containers: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
     """No application ends connections before it has answered.
 
     The server's sidecar had reached the application and sent it the request; then the connection
@@ -365,29 +437,67 @@ def application_ends_connections(mesh: Mesh, symptoms: Symptoms, facts: Facts) -
             symptom.side != "server"
             or not {"UC", "UR"} & symptom.flags
             or symptom.kind != "request"
+            or grpc_as_http1(symptom, mesh, facts)
         ):
             continue
         pods = mesh.workload_pods(symptom.workload)
         if not any(pod.ready for pod in pods):
             continue
         subject = workload_of(pods[0])
+        crashed = _ended_meanwhile(symptom, containers)
+        requests = served_by(facts, symptom.reporters)
+        others = int(requests["method"].notna().sum())
+        rare = others > 0 and symptom.count / (symptom.count + others) < _RARELY
+        now_and_then = others > 0 and not crashed and _scattered(symptom)
+        hint = (
+            " They are few and come now and then: its idle time-out may be shorter than the "
+            "proxy's."
+            if now_and_then
+            else ""
+        )
+        why = f" Meanwhile {crashed}." if crashed else hint
         yield Finding(
             subject,
-            f"The application of {subject} ends {symptom.count} connections after it got the "
-            f"request and before it answered ({symptom.details}).",
+            f"The application of {subject} ends {counted(symptom.count, 'connection')} after it "
+            f"got the request and before it answered ({symptom.details}).{why}",
             f"Read its log with `kubectl -n {subject.namespace} logs {pods[0].pod} -c "
-            f"{_application(pods[0], facts)}`.",
+            f"{_application(pods[0], facts)}{' --previous' if crashed else ''}`.",
             evidence=symptom_rows(facts, [symptom]),
             related=tuple(
                 Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
             ),
             explains=ids([symptom]),
             severity=None
-            if symptom.count >= REPEATED
+            if crashed or (symptom.count >= REPEATED and not rare)
             else Severity.INFO
-            if symptom.is_over
+            if symptom.is_over or rare or goes_on_at_port(symptom, facts, mesh)
             else Severity.WARNING,
         )
+
+
+def _scattered(symptom: Symptom) -> bool:
+    """Whether failures came one by one, with seconds between them."""
+    times = sorted(failure.time for failure in symptom.failures if failure.time is not None)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    return bool(gaps) and min(gaps) >= timedelta(seconds=2)
+
+
+def _ended_meanwhile(symptom: Symptom, containers: pd.DataFrame) -> str:
+    """Return which container of the reporters ended while requests failed, and how."""
+    first, last = symptom.first_seen, symptom.last_seen
+    if first is None or last is None:
+        return ""
+    names = [proxy.rpartition(".")[0] for proxy in symptom.reporters]
+    ended = containers[
+        containers["pod"].isin(names)
+        & (containers["container"] != "istio-proxy")
+        & (containers["last_finished"] >= first - _AROUND).fillna(False).astype(bool)
+        & (containers["last_finished"] <= last + _AROUND).fillna(False).astype(bool)
+    ]
+    for row in ended.to_dict("records"):
+        reason = plain(row["last_reason"]) or "no reason"
+        return f"container {row['container']} ended ({reason}, exit code {row['last_exit_code']})"
+    return ""
 
 
 def _application(pod: Pod, facts: Facts) -> str:
@@ -433,8 +543,20 @@ def application_fails(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterator[
                 Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
             ),
             explains=ids([symptom]),
-            severity=None if symptom.worked_before and symptom.count >= REPEATED else Severity.INFO,
+            severity=None
+            if symptom.count >= REPEATED
+            and (symptom.worked_before or _mostly(symptom, pods, facts["access_log"]))
+            else Severity.INFO,
         )
+
+
+def _mostly(symptom: Symptom, pods: list[Pod], log: pd.DataFrame) -> bool:
+    """Whether a symptom is most of what pods answer: nobody means an application to be so."""
+    addresses = {pod.address for pod in pods}
+    server = log["proxy"].isin([pod.proxy for pod in pods]) & (log["direction"] == "inbound")
+    asked = log["upstream_host"].fillna("").map(lambda host: split_address(host)[0])
+    logged = server if symptom.side == "server" else asked.isin(addresses)
+    return symptom.count > int(logged.sum()) / 2
 
 
 @check("MNB713", Severity.ERROR, cause=Cause.DATA_PLANE)
@@ -447,7 +569,8 @@ def application_too_slow(
     proxy sees the caller leave (DC) while the application still works.
     """
     for symptom in symptoms:
-        if not {"UT", "UMSDR", "SI"} & symptom.flags or symptom.side == "server":
+        late = {"UT", "UMSDR", "SI"} & symptom.flags or "max_duration_timeout" in symptom.details
+        if not late or symptom.side == "server":
             continue
         pods = _upstream_pods(symptom, mesh)
         carried = routes[
@@ -499,6 +622,34 @@ def application_too_slow(
         )
 
 
+#: Without a word from the proxy, a connection that took so long, in ms, was never accepted.
+_CONNECT_TIMEOUT_MS = 5000.0
+
+
+def _timed_out(symptom: Symptom) -> bool:
+    text = symptom.details + symptom.upstream_failure
+    if "UF" not in symptom.flags:
+        return False
+    # For a bare connection the proxy prints no reason.
+    silent = symptom.kind == "connection" and not text
+    return "timeout" in text or (
+        silent and all(one.duration_ms >= _CONNECT_TIMEOUT_MS for one in symptom.failures)
+    )
+
+
+def _walls(facts: Facts, mesh: Mesh, server: Pod, port: int, clients: list[Pod]) -> tuple[int, ...]:
+    """Return the NetworkPolicies that may keep clients from a server, as rows of their table."""
+    rows: tuple[int, ...] = ()
+    either: list[Pod | None] = [*clients] or [None]
+    for client in either:
+        at_server = admitted(facts, mesh, server, port, client)
+        rows += at_server.rows if not at_server.admitted else ()
+        if client is not None:
+            at_client = let_out(facts, mesh, client, server, port)
+            rows += at_client.rows if not at_client.admitted else ()
+    return rows
+
+
 @check("MNB714", Severity.ERROR, cause=Cause.DATA_PLANE)
 def network_path_blocked(
     mesh: Mesh,
@@ -514,27 +665,22 @@ def network_path_blocked(
     way, or the address belongs to no pod any more.
     """
     for symptom in symptoms:
-        if "UF" not in symptom.flags or "timeout" not in symptom.details + symptom.upstream_failure:
+        if not _timed_out(symptom):
             continue
         addresses = {split_address(failure.upstream_host)[0] for failure in symptom.failures}
         pods = [pod for pod in mesh.pods if pod.address in addresses and pod.running]
         callers = mesh.pods_of(symptom.reporters)
-        policies = network_policies[
-            [
-                any(
-                    kind in types
-                    and any(
-                        pod.namespace == namespace and selects(selector, pod.labels) for pod in ends
-                    )
-                    for kind, ends in (("Ingress", pods), ("Egress", callers))
-                )
-                for namespace, selector, types in zip(
-                    network_policies["namespace"],
-                    network_policies["selector"],
-                    network_policies["types"],
-                    strict=True,
-                )
-            ]
+        ends = {split_address(failure.upstream_host) for failure in symptom.failures}
+        policies = network_policies.loc[
+            sorted(
+                {
+                    row
+                    for pod in pods
+                    for address, port in ends
+                    if address == pod.address and port is not None
+                    for row in _walls(facts, mesh, pod, port, callers)
+                }
+            )
         ]
         given = endpoints[
             endpoints["address"].isin(list(addresses)) & endpoints["proxy"].isin(symptom.reporters)
@@ -550,7 +696,7 @@ def network_path_blocked(
         else:
             continue
         if len(policies):
-            reason = f"; {subject} selects the pods at one of the ends."
+            reason = f"; {subject} selects the pods at one of the ends, and no policy admits it."
         else:
             reason = "." if pods else ". No running pod has that address."
         yield Finding(

@@ -6,22 +6,29 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+import pandas as pd
+
 from meshnb.symptoms.base import Symptom, weight_of
 from meshnb.tables import Facts
+from meshnb.tables.base import items
 from meshnb.traces.failures import Failure, Failures, failed
 from meshnb.traces.mesh import Mesh
 
 _CLUSTER = re.compile(r"^(?:outbound|inbound)[|_]\.?(\d+)[|_]\.?([^|]*?)(?:[|]|_\.)(.*)$")
+#: Less than this part of a workload's requests is little.
+RARE = 0.1
 #: Parts of the details that differ from request to request.
 _VARIABLE = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}:\d+")
 
 
 def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
     """Yield one symptom per place, destination and manner of failure."""
+    _note_silence(facts, mesh)
     worked, worked_last = _successes(facts)
+    rescued = _rescued(facts["access_log"], failures)
     groups: dict[tuple[object, ...], list[tuple[Failure, str, int | None, str]]] = {}
     for failure in failures:
-        if not _matters(failure, worked):
+        if failure.index in rescued or not _matters(failure, worked):
             continue
         host, port = destination(failure, mesh)
         side = _side(failure, mesh)
@@ -78,19 +85,20 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
 
 def _successes(
     facts: Facts,
-) -> tuple[dict[tuple[str, str, str], datetime], dict[tuple[str, str], datetime]]:
-    """Return when each authority and path first succeeded for each caller, and when it last did.
+) -> tuple[dict[tuple[str, str, str, str], datetime], dict[tuple[str, str, str], datetime]]:
+    """Return when each authority, path and method first succeeded for a caller, and when last.
 
     A caller is a proxy that sent the request, or the address that the server's proxy saw; anybody
     is ``""``.
     """
     log = facts["access_log"]
     fine = log[~failed(log) & log["method"].notna() & log["start_time"].notna()]
-    first: dict[tuple[str, str, str], datetime] = {}
-    last: dict[tuple[str, str], datetime] = {}
-    for authority, path, proxy, remote, direction, time in zip(
+    first: dict[tuple[str, str, str, str], datetime] = {}
+    last: dict[tuple[str, str, str], datetime] = {}
+    for authority, path, method, proxy, remote, direction, time in zip(
         fine["authority"].fillna(""),
         fine["path"].fillna(""),
+        fine["method"],
         fine["proxy"],
         fine["downstream_remote_address"].fillna(""),
         fine["direction"],
@@ -98,7 +106,7 @@ def _successes(
         strict=True,
     ):
         caller = split_address(remote)[0] if direction == "inbound" else proxy
-        asked = (authority, path.partition("?")[0])
+        asked = (authority, path.partition("?")[0], method)
         for who in ("", caller):
             key = (*asked, who)
             if key not in first or time < first[key]:
@@ -108,18 +116,56 @@ def _successes(
     return first, last
 
 
-def _later(worked: dict[tuple[str, str], datetime], failures: Iterable[Failure]) -> bool:
+def _note_silence(facts: Facts, mesh: Mesh) -> None:
+    """Note it as a gap when no sidecar has logged a request: that none failed is not known then."""
+    if len(facts["access_log"]) or len(facts["ztunnel_access_log"]):
+        return
+    if not any(pod.running and pod.mesh == "sidecar" for pod in mesh.pods):
+        return
+    written = mesh.settings.get("accessLogFile") or any(
+        items(one.spec, "accessLogging") for one in mesh.of("Telemetry")
+    )
+    why = "" if written else ", for meshConfig.accessLogFile is not set"
+    facts.gap("access logs", "silent", f"no proxy has logged a request{why}")
+
+
+def _rescued(log: pd.DataFrame, failures: Failures) -> frozenset[int]:
+    """Return the rows of failures that no caller noticed: a retry of the same request succeeded.
+
+    Where that is often so, it is no accident: then none of a workload's failures is left out.
+    """
+    fine = log[~failed(log) & (log["direction"] == "outbound") & log["request_id"].notna()]
+    answered = set(
+        zip(fine["request_id"], fine["authority"].fillna(""), fine["path"].fillna(""), strict=True)
+    )
+    ids = log["request_id"]
+    saved: dict[tuple[str, str], list[int]] = {}
+    for failure in failures:
+        request = (ids.get(failure.index), failure.authority, failure.path)
+        if failure.direction == "inbound" and not failure.callers and request in answered:
+            saved.setdefault((failure.namespace, failure.workload), []).append(failure.index)
+    inbound = log[log["direction"] == "inbound"]
+    logged = inbound.groupby(["namespace", "workload"]).size().to_dict()
+    return frozenset(
+        index
+        for workload, rows in saved.items()
+        if len(rows) < RARE * logged.get(workload, 0)
+        for index in rows
+    )
+
+
+def _later(worked: dict[tuple[str, str, str], datetime], failures: Iterable[Failure]) -> bool:
     """Whether each of these requests succeeded after all of the failures."""
-    asked = {one for failure in failures for one in failure.asked}
+    asked = {(*one, failure.method) for failure in failures for one in failure.asked}
     ends = [failure.time for failure in failures if failure.time is not None]
     return bool(ends) and all(one in worked and worked[one] > max(ends) for one in asked)
 
 
 def _earlier(
-    worked: dict[tuple[str, str, str], datetime], failure: Failure, callers: Iterable[str]
+    worked: dict[tuple[str, str, str, str], datetime], failure: Failure, callers: Iterable[str]
 ) -> bool:
     times = [
-        worked.get((authority, path, caller))
+        worked.get((authority, path, failure.method, caller))
         for authority, path in failure.asked
         for caller in callers
     ]
@@ -128,7 +174,7 @@ def _earlier(
     )
 
 
-def _matters(failure: Failure, worked: dict[tuple[str, str, str], datetime]) -> bool:
+def _matters(failure: Failure, worked: dict[tuple[str, str, str, str], datetime]) -> bool:
     # An application's own 4xx is its answer to its user, unless it answered otherwise before.
     if failure.answered_by_application and failure.code < 500 and not failure.flags:
         return _earlier(worked, failure, ("",))

@@ -182,7 +182,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Resource:
+class Resource:
     """One resource without what may differ, and its bytes, which are equal when it is."""
 
     document: Json
@@ -270,7 +270,7 @@ def compare_with_istiod(facts: Facts, mesh: Mesh, proxy: str) -> Comparison:
         if parse_qs(urlsplit(question.path).query).get("proxyID", [""])[0] != proxy:
             continue
         # An istiod that the proxy is not connected to has nothing for it.
-        theirs = _dumped(facts, question, held.pod(proxy).address)
+        theirs = resources_in(facts, question, held.pod(proxy).address)
         if theirs:
             kinds = {kind for kind, _ in theirs} - {"root"}
             return Comparison(
@@ -282,7 +282,7 @@ def compare_with_istiod(facts: Facts, mesh: Mesh, proxy: str) -> Comparison:
     return _by_objects(facts, proxy, mine)
 
 
-def _of_kinds(held: Mapping[Key, _Resource], kinds: set[str]) -> Mapping[Key, _Resource]:
+def _of_kinds(held: Mapping[Key, Resource], kinds: set[str]) -> Mapping[Key, Resource]:
     return {key: resource for key, resource in held.items() if key[0] in kinds}
 
 
@@ -385,8 +385,8 @@ def _against(read: _Held, proxy: str, group: Group) -> Comparison:
     parts = {other: read.part(other, group) for other in others}
     held = {other: part for other, part in parts.items() if part is not None}
     silent = "; ".join(read.silence(other) for other in others if other not in held)
-    theirs: dict[Key, _Resource] = {}
-    shared: dict[Key, _Resource] = {}
+    theirs: dict[Key, Resource] = {}
+    shared: dict[Key, Resource] = {}
     for key in {*mine, *(key for part in held.values() for key in part)}:
         variants = [part.get(key) for other, part in held.items() if not read.left_out(other, key)]
         if not variants or read.left_out(proxy, key):
@@ -403,16 +403,16 @@ def _against(read: _Held, proxy: str, group: Group) -> Comparison:
     )
 
 
-def _compared(mine: Mapping[Key, _Resource], theirs: Mapping[Key, _Resource]) -> Iterator[Compared]:
+def _compared(mine: Mapping[Key, Resource], theirs: Mapping[Key, Resource]) -> Iterator[Compared]:
     for key in sorted({*mine, *theirs}):
         here, there = mine.get(key), theirs.get(key)
         if here is not None and there is not None:
             if here.encoded == there.encoded:
                 yield Compared(*key, "same")
                 continue
-            differences = tuple(_differences(here.document, there.document, "", ""))
-            made_from = dict.fromkeys(d.made_from for d in differences if d.made_from)
-            yield Compared(*key, "different", differences, tuple(made_from) or here.services)
+            found = tuple(differences(here.document, there.document))
+            made_from = dict.fromkeys(d.made_from for d in found if d.made_from)
+            yield Compared(*key, "different", found, tuple(made_from) or here.services)
             continue
         one = here or there
         assert one is not None
@@ -420,7 +420,7 @@ def _compared(mine: Mapping[Key, _Resource], theirs: Mapping[Key, _Resource]) ->
         yield Compared(*key, "only there" if here is None else "only here", made_from=objects)
 
 
-def _by_objects(facts: Facts, proxy: str, held: Mapping[Key, _Resource]) -> Comparison:
+def _by_objects(facts: Facts, proxy: str, held: Mapping[Key, Resource]) -> Comparison:
     wanted = f"GET 15014{_ISTIOD_DUMP}?proxyID={proxy}"
     unknown = f"istiod was never asked what it holds for {proxy} ({wanted})"
     objects: set[str] = set()
@@ -465,22 +465,24 @@ class _Held:
                 # Only with this parameter does Envoy give the endpoints.
                 if known is None or "include_eds" in question.path:
                     self._questions[proxy_of(question)] = question
-        self._held: dict[str, Mapping[Key, _Resource] | None] = {}
+        self._held: dict[str, Mapping[Key, Resource] | None] = {}
 
     def pod(self, proxy: str) -> Pod:
         if proxy not in self.pods:
             raise UsageError(f"There is no proxy {proxy!r}.", next_step=nearest(proxy, self.pods))
         return self.pods[proxy]
 
-    def of(self, proxy: str) -> Mapping[Key, _Resource] | None:
+    def of(self, proxy: str) -> Mapping[Key, Resource] | None:
         """Return the resources of a proxy; None when it gave no config dump."""
         if proxy not in self._held:
             question = self._questions.get(proxy)
             address = self.pod(proxy).address
-            self._held[proxy] = None if question is None else _dumped(self.facts, question, address)
+            self._held[proxy] = (
+                None if question is None else resources_in(self.facts, question, address)
+            )
         return self._held[proxy]
 
-    def part(self, proxy: str, group: Group) -> Mapping[Key, _Resource] | None:
+    def part(self, proxy: str, group: Group) -> Mapping[Key, Resource] | None:
         """Return those of a proxy's resources that a group shares."""
         held = self.of(proxy)
         if held is None:
@@ -505,7 +507,9 @@ class _Held:
         return _about(key[1], self.pod(proxy).address)
 
 
-def _dumped(facts: Facts, question: HttpQuestion, address: str) -> Mapping[Key, _Resource] | None:
+def resources_in(
+    facts: Facts, question: HttpQuestion, address: str
+) -> Mapping[Key, Resource] | None:
     """Return the resources in a recorded config dump; None where there is no readable one."""
     with suppress(NotRecorded, *NOT_JSON):
         answer = facts.answer(question)
@@ -517,25 +521,25 @@ def _dumped(facts: Facts, question: HttpQuestion, address: str) -> Mapping[Key, 
 
 
 def _about(text: str, address: str) -> bool:
-    return bool(address) and re.search(_alone(address), text) is not None
+    return bool(address) and re.search(alone(address), text) is not None
 
 
 @cache
-def _alone(address: str) -> str:
+def alone(address: str) -> str:
     """Return a pattern for an address that is no part of a longer one."""
     after = r"(?![A-Za-z0-9:])" if ":" in address else r"(?!\.?[A-Za-z0-9])"
     return rf"(?<![A-Za-z0-9.:]){re.escape(address)}{after}"
 
 
-def _resources(dump: ConfigDump, address: str) -> dict[Key, _Resource]:
-    found: dict[Key, _Resource] = {}
+def _resources(dump: ConfigDump, address: str) -> dict[Key, Resource]:
+    found: dict[Key, Resource] = {}
     services: dict[str, tuple[str, ...]] = {}
     filled: set[str] = set()
 
     def hold(key: Key, document: Json, *, outbound: bool, made_for: tuple[str, ...] = ()) -> None:
         # Among endpoints, which all proxies share, a pod's own address is one like the others.
         clean = _clean(document, "" if outbound else address)
-        found[key] = _Resource(clean, outbound, made_for, _encoded(clean))
+        found[key] = Resource(clean, outbound, made_for, encoded_json(clean))
 
     for part in sections(dump, "ClustersConfigDump"):
         # One that is warming is not used yet; the active one of the same name is.
@@ -636,23 +640,28 @@ def _clean(value: Json, address: str, depth: int = 0) -> Json:
         }
         for field in _UNORDERED & clean.keys():
             if isinstance(clean[field], list):
-                clean[field].sort(key=_encoded)
+                clean[field].sort(key=encoded_json)
         return clean
     if isinstance(value, list):
         return [_clean(inner, address, depth + 1) for inner in value]
     if isinstance(value, str) and address and address in value:
-        return re.sub(_alone(address), "{own address}", value)
+        return re.sub(alone(address), "{own address}", value)
     return value
 
 
-def _encoded(value: Json) -> bytes:
+def encoded_json(value: Json) -> bytes:
+    """Return JSON that is equal when the documents are."""
     return msgspec.json.encode(value, order="deterministic")
 
 
 # --- Where they differ --------------------------------------------------------------------------
 
 
-def _differences(here: Json, there: Json, path: str, origin: str) -> Iterator[Difference]:
+def differences(here: Json, there: Json, path: str = "", origin: str = "") -> Iterator[Difference]:
+    """Yield each place at which two documents differ, elements of lists by name or by position.
+
+    ``origin`` is the Istio object that the whole was made from, where it does not say so itself.
+    """
     if here == there:
         return
     if isinstance(here, dict) and isinstance(there, dict):
@@ -662,7 +671,7 @@ def _differences(here: Json, there: Json, path: str, origin: str) -> Iterator[Di
             if field not in here or field not in there:
                 yield _differing(here.get(field), there.get(field), inner, origin)
             else:
-                yield from _differences(here[field], there[field], inner, origin)
+                yield from differences(here[field], there[field], inner, origin)
     elif isinstance(here, list) and isinstance(there, list):
         yield from _elements(here, there, path, origin)
     else:
@@ -675,7 +684,7 @@ def _elements(here: list[Any], there: list[Any], path: str, origin: str) -> Iter
         for name in dict.fromkeys([*mine, *theirs]):
             inner = f"{path}[{name}]"
             if name in mine and name in theirs:
-                yield from _differences(mine[name], theirs[name], inner, origin)
+                yield from differences(mine[name], theirs[name], inner, origin)
             else:
                 yield _differing(mine.get(name), theirs.get(name), inner, origin)
         common = [name for name in mine if name in theirs]
@@ -693,7 +702,7 @@ def _elements(here: list[Any], there: list[Any], path: str, origin: str) -> Iter
     for position in range(first, max(ends)):
         inner = f"{path}[{position}]"
         if position < min(ends):
-            yield from _differences(here[position], there[position], inner, origin)
+            yield from differences(here[position], there[position], inner, origin)
         else:
             mine_there = here[position] if position < ends[0] else None
             theirs_there = there[position] if position < ends[1] else None
@@ -716,7 +725,7 @@ def _differing(here: Json, there: Json, path: str, origin: str) -> Difference:
 def _short(value: Json) -> str:
     if value is None:
         return ""
-    text = _encoded(value).decode()
+    text = encoded_json(value).decode()
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 

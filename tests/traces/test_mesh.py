@@ -15,6 +15,7 @@ from meshnb.traces import TRACES, Trace
 from meshnb.traces.mesh import (
     MESH,
     ConfigObject,
+    Look,
     Mesh,
     Pod,
     host_matches,
@@ -621,3 +622,21 @@ def test_without_any_evidence_the_mesh_is_empty_and_asks_nothing_of_its_shape(
     assert mesh.pod_at("10.244.0.10") is None
     assert mesh.ports("ratings.bookinfo.svc.cluster.local") == ()
     assert not mesh.known_host("ratings.bookinfo.svc.cluster.local")
+
+
+def test_it_notes_what_was_looked_at_and_no_more(recorded: Recorded) -> None:
+    """Of what is found in one place, nothing is missing elsewhere."""
+    mesh = made(recorded("healthy"))
+    mesh.looks.clear()
+    assert list(mesh.of("Sidecar")) == []
+    assert mesh.ports("ratings.bookinfo.svc.cluster.local")
+    assert mesh.known_host("ratings.bookinfo.svc.cluster.local")
+    assert mesh.looks == {Look("istio_config", "Sidecar", "istio.io")}
+
+    assert not mesh.known_host("nowhere.example")
+    assert mesh.looks >= {Look("services"), Look("istio_config", "ServiceEntry", "istio.io")}
+    assert mesh.pod_of("nobody.bookinfo") is None
+    assert Look("pods") in mesh.looks
+    assert mesh.root_namespace == "istio-system"
+    assert Look("mesh_settings") in mesh.looks
+    assert Look("webhooks") not in mesh.looks
