@@ -24,8 +24,10 @@ from meshnb.traces.change import follow_change
 from meshnb.traces.ladder import BROKEN, PASSED, Standing
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod
 
-#: A change that nobody has acted on for longer is no news, and each one takes time to follow.
-_RECENT, _MOST = timedelta(hours=1), 12
+#: What arrived nowhere for longer than this is no news.
+_RECENT = timedelta(hours=1)
+#: So many objects are followed at most, times the proxies: each takes some milliseconds.
+_MOST, _BUDGET = 12, 200
 #: Somebody who is behind is likely, not surely, why requests fail: what fails may be new as well.
 _LIKELY = 0.6
 
@@ -37,7 +39,8 @@ def change_not_delivered(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterat
     """Every recent change has reached each istiod, and each proxy that it concerns.
 
     An istiod that lost its watch, or a proxy that is sent nothing more, works on with what it has:
-    all seems well, and the last change has no effect there.
+    all seems well, and the last change has no effect there. In a large mesh only the newest
+    changes are followed.
     """
     # Proxies that are out of step, and say so, are what the checks of istiod's status are for.
     told = {who for symptom in symptoms if symptom.kind == "sync" for who in symptom.reporters}
@@ -68,7 +71,9 @@ def _recent(mesh: Mesh, facts: Facts) -> list[ConfigObject]:
         for number, item in enumerate(mesh.objects)
         if item.changed is not None and timedelta(0) <= facts.now - item.changed < _RECENT
     ]
-    return [mesh.objects[number] for _, number in sorted(changed, reverse=True)[:_MOST]]
+    proxies = sum(pod.in_mesh for pod in mesh.pods)
+    most = min(_MOST, max(_BUDGET // max(proxies, 1), 1))
+    return [mesh.objects[number] for _, number in sorted(changed, reverse=True)[:most]]
 
 
 def _istiod_behind(
