@@ -16,10 +16,21 @@ from nbconvert import HTMLExporter
 
 from meshnb.checks import CHECKS
 from meshnb.diagnosis import diagnose
-from meshnb.guides import GUIDES
+from meshnb.guides import GUIDES, Case
 from meshnb.sources import recordings
 from meshnb.tables import TABLES
-from meshnb.views import DiagnosisView, GuideView, SourceChooser, TablesView, checks_of
+from meshnb.views import (
+    ChangeView,
+    ConnectionView,
+    DiagnosisView,
+    GuideView,
+    RequestView,
+    SightsView,
+    SourceChooser,
+    TablesView,
+    WatchingView,
+    checks_of,
+)
 from tests.conftest import facts_of
 from tests.notebooks import CHECKED, UNCHECKED, executed, read, written
 from tests.widgets import control
@@ -45,12 +56,17 @@ def _calls(name: str) -> list[tuple[Path, list[Any]]]:
     return found
 
 
-def test_there_is_a_notebook_to_begin_with_one_per_class_and_one_to_explore() -> None:
+def test_there_is_a_notebook_to_begin_with_per_class_trace_change_and_to_explore() -> None:
     assert [path.name for path in NOTEBOOKS] == [
         "00_start_here.ipynb",
         "10_control_plane_config.ipynb",
         "20_data_plane_config.ipynb",
         "30_data_plane.ipynb",
+        "40_symptoms.ipynb",
+        "50_one_request.ipynb",
+        "51_one_change.ipynb",
+        "52_one_connection.ipynb",
+        "60_what_changed.ipynb",
         "90_explore.ipynb",
     ]
 
@@ -124,6 +140,9 @@ def test_the_printed_verdicts_are_what_the_guides_say_today(path: Path) -> None:
     for code, text in printed.items():
         if code == "print(diagnosis.verdict())":
             assert text == DiagnosisView(mesh).verdict() + "\n"
+        if code == "print(since.verdict())":
+            (other,) = [values[0] for where, values in _calls("WatchingView") if where == path]
+            assert text == WatchingView(mesh, other).verdict() + "\n"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -143,13 +162,42 @@ def test_every_notebook_is_linked_from_the_first_one() -> None:
 
 def test_running_all_needs_no_click_and_no_cluster() -> None:
     shipped = {f"recorded:{one.name}" for one in recordings()}
-    for name in ("SourceChooser", "open_source"):
+    for name in ("SourceChooser", "open_source", "WatchingView"):
         for path, values in _calls(name):
             assert set(values) <= shipped, path
 
 
 def test_every_guide_is_reached_from_a_notebook() -> None:
-    assert {guide for _, (guide, *_) in _calls("GuideView")} == set(GUIDES)
+    """Some by their names, and those for what one sees by choosing it."""
+    named = {guide for _, (guide, *_) in _calls("GuideView")}
+    assert "00_start_here" in {path.stem for path, _ in _calls("SightsView")}
+    choice = control(SightsView(Case.of(facts_of("healthy"))), "What do you see?")
+    assert named | {value for _, value in choice.options} == set(GUIDES)
+
+
+def test_the_printed_verdicts_of_what_is_seen_are_what_the_guides_say_today() -> None:
+    """When this fails although the guides are right: `python -m tests.notebooks`."""
+    for path, values in _calls("SightsView"):
+        (source, *_) = [values[0] for where, values in _calls("SourceChooser") if where == path]
+        if not values:
+            (text,) = [
+                cell.outputs[0].text
+                for cell in _cells(path)
+                if cell.source == "print(seen.verdicts())"
+            ]
+            assert text == SightsView(SourceChooser(source)).verdicts() + "\n"
+
+
+def test_what_is_printed_of_a_trace_is_what_the_trace_says_today() -> None:
+    """When this fails although the traces are right: `python -m tests.notebooks`."""
+    kinds = {"RequestView": RequestView, "ChangeView": ChangeView, "ConnectionView": ConnectionView}
+    for name, view in kinds.items():
+        ((path, _), *_) = _calls(name)
+        (source,) = next(values for where, values in _calls("SourceChooser") if where == path)
+        (printed, *_) = [
+            cell.outputs[0].text for cell in _cells(path) if cell.source.startswith("print(")
+        ]
+        assert printed == view(SourceChooser(source)).text() + "\n"
 
 
 def test_every_table_is_reached_from_a_notebook() -> None:

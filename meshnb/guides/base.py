@@ -25,11 +25,15 @@ from functools import cached_property
 
 import pandas as pd
 
+from meshnb.checks import Finding
 from meshnb.diagnosis import Diagnosis, RankedCause, diagnose
 from meshnb.errors import CatalogueError, UsageError, nearest
+from meshnb.guides.accounts import written
 from meshnb.guides.pictures.base import Picture, State
 from meshnb.symptoms import Symptoms
 from meshnb.tables import TABLES, Facts
+from meshnb.traces.connection import Connections
+from meshnb.traces.follow import Follower
 from meshnb.traces.mesh import MESH, Mesh
 
 #: What the reader picked, by the name of the step on which it was picked.
@@ -62,6 +66,21 @@ class Case:
         """What names and addresses mean in this mesh."""
         mesh: Mesh = MESH.make(self.facts)
         return mesh
+
+    @cached_property
+    def complaints(self) -> tuple[Finding, ...]:
+        """What is wrong with the objects as they are written."""
+        return written(self.facts)
+
+    @cached_property
+    def follower(self) -> Follower:
+        """Follows requests; it keeps what it has decoded."""
+        return Follower(self.facts)
+
+    @cached_property
+    def connections(self) -> Connections:
+        """Follows connections, with what the follower of requests has decoded."""
+        return Connections(self.facts, self.mesh, self.follower.configs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from meshnb.checks import Cause
+from meshnb.guides.asking import ask_hop
 from meshnb.guides.base import Case, Chosen, Guide, Option, Page, Pick, step
 from meshnb.guides.excerpts import excerpt
 from meshnb.guides.focus import hosts, of_class, short
-from meshnb.guides.meanings import HOPS, meaning
-from meshnb.guides.pictures import State, age, change, request
+from meshnb.guides.pictures import State, age, change
 from meshnb.guides.pictures.change import carried
 from meshnb.guides.shared import (
     fails,
     followed,
     judgement,
-    latest_lines,
     mend,
     plural,
     quiet,
-    symptom_command,
 )
 from meshnb.symptoms import Symptom
 from meshnb.symptoms.requests import split_address
@@ -35,48 +33,7 @@ def hop(case: Case, chosen: Chosen) -> Page:
     The hop says which kind of object to look at: a route for a VirtualService, a cluster for a
     DestinationRule, a policy for an AuthorizationPolicy.
     """
-    symptom = followed(case, _CLASS, chosen)
-    if symptom is None or not symptom.failures:
-        return quiet(
-            case,
-            "access_log",
-            "No request fails, so there is no hop to find.",
-            "What is wrong here shows in no access log: no proxy calls it an error.",
-        )
-    words, right = meaning(symptom.failures[-1])
-    pick = Pick(
-        f"The log says {_said(symptom)}, so it ended at:",
-        tuple(
-            Option(name, f"{name}: {what}") for name, what in HOPS.items() if name != "the caller"
-        ),
-        right,
-        asks_first=True,
-    )
-    answer = pick.taken(chosen.get("hop"))
-    tables = (latest_lines(case, symptom),)
-    if not answer:
-        return Page(
-            "Think first: the flag and the details in the log line say it.",
-            State.UNKNOWN,
-            tables=tables,
-            command=symptom_command(symptom),
-            pick=pick,
-        )
-    told = "That is it" if answer == right else f"Not {answer}"
-    return Page(
-        f"It ended at {right}: {words}.",
-        State.BROKEN,
-        f"{told}: {_said(symptom)} means that {words}.",
-        tables,
-        request(symptom, case.mesh),
-        symptom_command(symptom),
-        pick=pick,
-    )
-
-
-def _said(symptom: Symptom) -> str:
-    flags = ",".join(sorted(symptom.flags))
-    return f"{symptom.code or ''} {flags} {symptom.details}".strip().replace("  ", " ")
+    return ask_hop(case, followed(case, _CLASS, chosen), chosen.get("hop"))
 
 
 @step("Objects and changes", asked=("istio_config", "mesh_settings", "namespaces", "services"))

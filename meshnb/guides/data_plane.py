@@ -9,33 +9,26 @@ from dataclasses import replace
 import pandas as pd
 
 from meshnb.checks import Cause
+from meshnb.guides.asking import ask_answerer
 from meshnb.guides.base import Case, Chosen, Guide, Option, Page, Pick, step
 from meshnb.guides.excerpts import excerpt
 from meshnb.guides.focus import hosts, of_class, short
 from meshnb.guides.meanings import meaning
-from meshnb.guides.pictures import State, request
+from meshnb.guides.pictures import State
 from meshnb.guides.shared import (
     fails,
     followed,
     gap_note,
-    latest_lines,
     mend,
     plural,
     quiet,
     symptom_command,
     symptom_rows,
-    what_it_says,
 )
 from meshnb.symptoms import Symptom
 from meshnb.traces.mesh import Mesh, Pod
 
 _CLASS = Cause.DATA_PLANE
-_ANSWERERS = {
-    "application": "the application itself",
-    "server": "the proxy in front of the application",
-    "client": "the proxy of the caller",
-    "gateway": "the gateway",
-}
 
 
 @step("Who answered", asked=("access_log", "pods"))
@@ -45,51 +38,7 @@ def answer(case: Case, chosen: Chosen) -> Page:
     A proxy that answers by itself tells why in flags and details. Only via_upstream says that the
     application did.
     """
-    symptom = followed(case, _CLASS, chosen)
-    if symptom is not None and symptom.kind == "connection" and not symptom.failures:
-        return Page(
-            "Nobody answered: the connection itself failed.",
-            State.BROKEN,
-            what_it_says(symptom),
-            (symptom_rows(case, symptom),),
-            command=symptom_command(symptom),
-        )
-    if symptom is None or not symptom.failures:
-        return quiet(
-            case,
-            "access_log",
-            "No request fails, so there is no answer to look at.",
-            "What is wrong here shows in no access log.",
-        )
-    failure = symptom.failures[-1]
-    words, _ = meaning(failure)
-    right = "application" if failure.answered_by_application else symptom.side or "client"
-    pick = Pick(
-        "Who made the answer?",
-        tuple(Option(name, what) for name, what in _ANSWERERS.items()),
-        right,
-        asks_first=True,
-    )
-    taken = pick.taken(chosen.get("answer"))
-    tables = (latest_lines(case, symptom),)
-    if not taken:
-        return Page(
-            "Think first: the details in the log line say it.",
-            State.UNKNOWN,
-            tables=tables,
-            command=symptom_command(symptom),
-            pick=pick,
-        )
-    told = "That is it" if taken == right else f"Not {_ANSWERERS[taken]}"
-    return Page(
-        f"The answer was made by {_ANSWERERS[right]}: {words}.",
-        State.BROKEN,
-        f"{told}. {what_it_says(symptom)}",
-        tables,
-        request(symptom, case.mesh),
-        symptom_command(symptom),
-        pick=pick,
-    )
+    return ask_answerer(case, followed(case, _CLASS, chosen), chosen.get("answer"))
 
 
 @step("The pods", asked=("pods", "containers", "workloads", "events"))

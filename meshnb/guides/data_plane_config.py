@@ -9,7 +9,8 @@ import pandas as pd
 
 from meshnb.checks import Cause
 from meshnb.guides import pictures
-from meshnb.guides.base import Case, Chosen, Guide, Option, Page, Pick, step
+from meshnb.guides.asking import first_ask
+from meshnb.guides.base import Case, Chosen, Guide, Page, step
 from meshnb.guides.excerpts import excerpt
 from meshnb.guides.pictures import State
 from meshnb.guides.shared import gap_note, mend, plural
@@ -47,35 +48,13 @@ def port(case: Case, chosen: Chosen) -> Page:
         if found is not None:
             ports[found] += count
     right = ports.most_common(1)[0][0] if ports else _DISCOVERY
-    pick = Pick(
-        "Your answer:",
-        tuple(Option(str(number), str(number)) for number in sorted({*map(int, serves), right})),
-        str(right),
-        asks_first=True,
-    )
-    answer = pick.taken(chosen.get("port"))
-    if not answer:
-        bare = table[["istiod", "port", "protocol", "answers"]]
-        return Page(
-            "Think first: each of these ports answers, and one of them is the one.",
-            State.UNKNOWN,
-            tables=(excerpt("istiod_ports: what is open", bare, columns=bare.columns),)
-            if len(bare)
-            else (),
-            pick=pick,
-        )
-    told = (
-        f"That is it, {right}"
-        if int(answer) == right
-        else f"Not {answer}, which is for {serves[int(answer)]}. It is {right}"
-    )
     looked = pd.DataFrame(
         [(str(address), count) for address, count in addresses.most_common()],
         columns=["discovery_address", "proxies"],
     )
-    tables = (
-        [excerpt("proxies: where they look for their configuration", looked)] if len(looked) else []
-    )
+    tables = []
+    if len(looked):
+        tables.append(excerpt("proxies: where they look for their configuration", looked))
     if len(table):
         tables.append(excerpt("istiod_ports: what each is for", table, folded=True))
     every = plural(len(case.facts["proxies"]), "proxy", "proxies")
@@ -84,16 +63,27 @@ def port(case: Case, chosen: Chosen) -> Page:
         if ports
         else "It is the one unless a proxy is told otherwise; no proxy said so here."
     )
-    return Page(
+    picked = chosen.get("port", "")
+    wrong = picked.isdigit() and int(picked) != right and serves.get(int(picked))
+    other = f"{picked} is for {wrong}. " if wrong else ""
+    answer = Page(
         f"Proxies use port {right} for configuration.",
         State.FINE,
-        f"{told}: {serves.get(right, 'xDS')}. {using}",
+        f"{other}{right} is for {serves.get(right, 'xDS')}. {using}",
         tuple(tables),
         pictures.istiod_ports(case.facts),
-        "kubectl -n ISTIO_NAMESPACE get service istiod -o wide".replace(
-            "ISTIO_NAMESPACE", case.mesh.root_namespace or "istio-system"
-        ),
-        pick=pick,
+        f"kubectl -n {case.mesh.root_namespace or 'istio-system'} get service istiod -o wide",
+    )
+    bare = table[["istiod", "port", "protocol", "answers"]]
+    open_ones = (excerpt("istiod_ports: what is open", bare, columns=bare.columns),)
+    return first_ask(
+        picked,
+        "Your answer:",
+        {str(number): str(number) for number in sorted({*map(int, serves), right})},
+        str(right),
+        answer,
+        "Think first: each of these ports answers, and one of them is the one.",
+        open_ones if len(bare) else (),
     )
 
 

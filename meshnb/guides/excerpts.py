@@ -28,11 +28,13 @@ _COLUMNS = {
     "istiod_log": "istiod time level scope message",
     "istiod_ports": "istiod port protocol serves answers how error",
     "listeners": "proxy listener match destination state tls filters error refused_at",
+    "namespaces": "namespace injection revision ambient labels created changed",
     "pods": "namespace pod mesh phase ready not_ready_reason restarts workload created",
     "proxies": "proxy kind state ready ready_error istiod connected_at discovery_address"
     " istio_version silent_because",
     "proxy_log": "proxy time level scope message",
     "proxy_status": "proxy istiod xds sync age_s stale_s error",
+    "rbac_rules": "proxy action effect authorization_policy rule permissions principals condition",
     "routes": "proxy name domains match clusters weights virtual_service action status fault",
     "secrets": "namespace secret type keys not_after problem",
     "service_endpoints": "namespace service port address target_port pod ready",

@@ -99,7 +99,16 @@ def nothing_fails(case: Case) -> Page:
 def quiet(case: Case, table: str, verdict: str, reading: str) -> Page:
     """Return the page for a table that shows nothing wrong; unknown when it is not all there."""
     missing = gap_note(case, (table,))
-    return Page(verdict, State.UNKNOWN if missing else State.FINE, f"{reading} {missing}".strip())
+    state = State.UNKNOWN if missing else State.FINE
+    command = _COMMANDS.get(table, "kubectl get pods -A")
+    return Page(verdict, state, f"{reading} {missing}".strip(), command=command)
+
+
+#: What shows the same as a table, on a terminal.
+_COMMANDS = {
+    "access_log": "kubectl -n NAMESPACE logs POD -c istio-proxy",
+    "istio_config": "istioctl analyze -A",
+}
 
 
 def fails(cause: Cause) -> Step:
@@ -276,4 +285,23 @@ def elsewhere(case: Case, cause: Cause) -> Page:
         f"{others[0].finding.message} {reading}",
         judged(case, cause),
         forks=(Fork(f"Go on with {other.title}", guide=GUIDE_OF[other]),),
+    )
+
+
+def unexplained(case: Case, symptoms: Iterable[Symptom]) -> Page:
+    """Return the page for symptoms that no cause explains: what was seen, and what was not."""
+    left = tuple(symptoms)
+    unknown = case.diagnosis.unknown
+    reason = (
+        f"{plural(len(unknown), 'check')} could not be decided, the first because "
+        f"{unknown[0].because}."
+        if unknown
+        else gap_note(case, READS) or "No check knows what makes it."
+    )
+    seen = f"{left[0].message} is not explained. " if left else ""
+    return Page(
+        "The cause is not known.",
+        State.UNKNOWN,
+        f"{seen}{reason}",
+        tuple(symptom_rows(case, symptom) for symptom in left[:2]),
     )

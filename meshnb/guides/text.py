@@ -24,10 +24,11 @@ _CELL = 48
 
 def verdicts(walk: Walk) -> str:
     """Return one line per step of a walk: its number, its title, and what it found out."""
+    stops = visited(walk)
     lines = [
-        f"{number}. {stop.step.title}: {stop.state.sign} {' '.join(stop.verdict.split())}"
+        f"{number}. {title}: {stop.state.sign} {' '.join(stop.verdict.split())}"
         + (f" [{stop.decided}]" if stop.decided else "")
-        for number, stop in enumerate(visited(walk), start=1)
+        for number, (title, stop) in enumerate(zip(titles(stops), stops, strict=True), start=1)
     ]
     for cause in walk.page.causes:
         lines += [f"   Cause: {cause.finding.message}", f"   Remedy: {cause.finding.remedy}"]
@@ -41,20 +42,32 @@ def visited(walk: Walk) -> tuple[Stop, ...]:
     return (*walk.trail[:-1], here)
 
 
+def titles(stops: Iterable[Stop]) -> list[str]:
+    """Return the titles of steps; where another guide begins, with its name."""
+    found: list[str] = []
+    guide = ""
+    for stop in stops:
+        begins = guide and stop.guide.name != guide
+        found.append(f"{stop.guide.title}: {stop.step.title}" if begins else stop.step.title)
+        guide = stop.guide.name
+    return found
+
+
 def story(walk: Walk) -> str:
     """Return every page of a walk, from the first to the one where it stands, as text."""
     guide = walk.trail[0].guide
     title = f"{guide.title} · {walk.case.facts.source.label}"
     parts = [f"{title}\n{'=' * len(title)}"]
+    named = titles(walk.trail)
     for place in range(len(walk.trail)):
         at = walk if place == len(walk.trail) - 1 else walk.back(to=place)
-        parts.append("\n".join(_page(at, place + 1)))
+        parts.append("\n".join(_page(at, place + 1, named[place])))
     return "\n\n".join(parts)
 
 
-def _page(walk: Walk, number: int) -> Iterator[str]:
+def _page(walk: Walk, number: int, title: str) -> Iterator[str]:
     step, page = walk.here.step, walk.page
-    yield f"{number}. {step.title}"
+    yield f"{number}. {title}"
     yield from _wrapped("question", step.question)
     questions = asked(walk.case.facts, step.asked)
     for line in questions[:_QUESTIONS]:

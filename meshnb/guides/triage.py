@@ -8,7 +8,7 @@ from meshnb.checks import Cause
 from meshnb.diagnosis import RankedCause
 from meshnb.guides import data_plane_config
 from meshnb.guides.base import Case, Chosen, Fork, Guide, Option, Page, Pick, step
-from meshnb.guides.focus import SIGHTS, Focus, obvious_sight, on_sight, sight
+from meshnb.guides.focus import SIGHTS, Focus, obvious_sight, on_sight, sights
 from meshnb.guides.meanings import meaning
 from meshnb.guides.pictures import State, mesh_graph, request
 from meshnb.guides.shared import (
@@ -21,6 +21,7 @@ from meshnb.guides.shared import (
     quiet,
     symptom_command,
     symptom_rows,
+    unexplained,
     what_it_says,
 )
 from meshnb.symptoms import READS
@@ -59,7 +60,8 @@ def see(case: Case, chosen: Chosen) -> Page:
     """
     counts = dict.fromkeys(SIGHTS, 0)
     for symptom in case.symptoms:
-        counts[sight(symptom)] += symptom.count
+        for name in sights(case, symptom):
+            counts[name] += symptom.count
     pick = Pick(
         "This comes closest:",
         tuple(
@@ -68,8 +70,6 @@ def see(case: Case, chosen: Chosen) -> Page:
         ),
         obvious_sight(case),
     )
-    seen = pick.taken(chosen.get("see"))
-    symptoms = _focus(case, chosen).symptoms
     if not any(len(case.facts[table]) for table in (*READS, "istio_config")):
         return Page(
             "There is nothing to look at.",
@@ -79,15 +79,26 @@ def see(case: Case, chosen: Chosen) -> Page:
                 "Neither pods nor logs nor objects are in this recording: record the mesh again.",
             ),
         )
+    seen = pick.taken(chosen.get("see"))
+    forks = (
+        Fork("Where it begins", "begins"),
+        Fork(f"The guide for this: {SIGHTS[seen]}", guide=seen),
+    )
+    return replace(_on_sight(case, chosen, seen), pick=pick, forks=forks)
+
+
+def _on_sight(case: Case, chosen: Chosen, seen: str) -> Page:
+    """Return the page on what a reader says to see."""
     if not len(case.symptoms):
-        return replace(nothing_fails(case), pick=pick)
+        return nothing_fails(case)
+    symptoms = _focus(case, chosen).symptoms
     table = case.symptoms.found
     picture = mesh_graph(case.facts, case.mesh, case.symptoms)
     if not symptoms:
         told = (
             "You see nothing in particular; the evidence does."
-            if seen == "nothing"
-            else f"Nothing in the evidence shows that: {SIGHTS[seen].lower()}."
+            if seen == "check_mesh"
+            else f"No symptom in the evidence shows that: {SIGHTS[seen]}."
         )
         return Page(
             told,
@@ -96,7 +107,6 @@ def see(case: Case, chosen: Chosen) -> Page:
             (symptom_rows(case, table[0]),),
             picture,
             symptom_command(table[0]),
-            pick=pick,
         )
     first = symptoms[0]
     others = len(case.symptoms) - 1
@@ -107,7 +117,6 @@ def see(case: Case, chosen: Chosen) -> Page:
         tuple(symptom_rows(case, symptom) for symptom in symptoms[:2]),
         picture,
         symptom_command(first),
-        pick=pick,
     )
 
 
@@ -224,28 +233,15 @@ def cause(case: Case, chosen: Chosen) -> Page:
         guide = GUIDE_OF[focus.cause.failure_class]
         label = f"Look closer: {focus.cause.failure_class.title}"
         return replace(conclusion(case, focus), forks=(Fork(label, guide=guide),))
-    unknown = case.diagnosis.unknown
     if case.diagnosis.verdict == "healthy":
         passed = len(case.diagnosis.ruled_out)
         return Page(
             "Nothing is wrong that the checks know of.",
             State.FINE,
             f"{plural(passed, 'check')} passed, and nothing is seen to fail.",
+            forks=(Fork(SIGHTS["check_mesh"], guide="check_mesh"),),
         )
-    left = case.diagnosis.unexplained
-    reason = (
-        f"{plural(len(unknown), 'check')} could not be decided, the first because "
-        f"{unknown[0].because}."
-        if unknown
-        else gap_note(case, READS) or "No check knows what makes it."
-    )
-    seen = f"{left[0].message} is not explained. " if left else ""
-    return Page(
-        "The cause is not known.",
-        State.UNKNOWN,
-        f"{seen}{reason}",
-        tuple(symptom_rows(case, symptom) for symptom in left[:2]),
-    )
+    return unexplained(case, case.diagnosis.unexplained)
 
 
 TRIAGE = Guide(

@@ -12,17 +12,18 @@ import pandas as pd
 
 from meshnb.checks.base import and_list
 from meshnb.diagnosis import Diagnosis, RankedCause
+from meshnb.errors import UsageError
 from meshnb.guides.base import Case
 from meshnb.guides.excerpts import proof
 from meshnb.guides.pictures import State
 from meshnb.guides.shared import plural
 from meshnb.views import tables
-from meshnb.views.base import View, css, escape, mark, prose, style, styled
+from meshnb.views.base import View, css, escape, mark, prose, styled
 from meshnb.views.chooser import SourceChooser
 
 #: So many other causes are shown before one asks for more.
 _MOST = 8
-_STATES = {"problem": State.BROKEN, "healthy": State.FINE, "unknown": State.UNKNOWN}
+STATES = {"problem": State.BROKEN, "healthy": State.FINE, "unknown": State.UNKNOWN}
 
 
 class DiagnosisView(View):
@@ -33,7 +34,7 @@ class DiagnosisView(View):
         self._card = ipywidgets.HTML()
         self._button = ipywidgets.Button(
             description="Write the report for the ticket",
-            tooltip="Writes this card with all proof into one HTML file beside the notebook",
+            tooltip="Writes this with all proof into one HTML file beside the notebook",
             layout=ipywidgets.Layout(width="auto"),
         )
         self._button.on_click(self._write)
@@ -68,41 +69,29 @@ class DiagnosisView(View):
         return "Nothing is open yet." if self.case is None else verdict(self.case.diagnosis)
 
     def _write(self, _: Any) -> None:
+        from meshnb.views.report import write_report  # noqa: PLC0415  it draws what is drawn here
+
         assert self.case is not None
         label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.case.facts.source.label).strip("-.") or "mesh"
         path = Path(f"meshnb-report-{label}.html")
         try:
-            path.write_text(report(self.case.diagnosis), encoding="utf-8")
-        except OSError as error:
-            said = f"{mark(State.BROKEN)} The report could not be written: {escape(error)}."
+            write_report(self.case.diagnosis, path, force=True)
+        except UsageError as error:
+            said = f"{mark(State.BROKEN)} The report could not be written: {escape(error)}"
         else:
             said = f"{mark(State.FINE, 'written')} <code>{escape(path)}</code>"
         self._said.value = styled(f'<span role="status">{said}</span>')
 
 
-def report(diagnosis: Diagnosis) -> str:
-    """Return the diagnosis as a whole HTML page, with every proof open."""
-    label = escape(diagnosis.facts.source.label)
-    body = card(diagnosis).replace("<details>", "<details open>")
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        '<meta name="color-scheme" content="light">'
-        f"<title>Diagnosis of {label}</title>{style()}</head>"
-        '<body style="margin:2em auto;max-width:1120px;padding:0 1em">'
-        f'<main class="mnb">{body}</main></body></html>'
-    )
-
-
 def card(diagnosis: Diagnosis) -> str:
     """Return the card of a diagnosis as HTML, without its style."""
-    state = _STATES[diagnosis.verdict]
+    state = STATES[diagnosis.verdict]
     label = f"{diagnosis.facts.source.label} · recorded {diagnosis.facts.now:%Y-%m-%d %H:%M:%S} UTC"
     problems = diagnosis.problems
     if problems:
         body = cause(problems[0])
     else:
-        body = f'<div class="mnb-first">{mark(state, "")} {prose(_no_cause(diagnosis))}</div>'
+        body = f'<div class="mnb-first">{mark(state, "")} {prose(no_cause(diagnosis))}</div>'
     rest = [
         ("less likely", _others(diagnosis.causes[1:] if problems else diagnosis.causes)),
         ("not explained", _unexplained(diagnosis)),
@@ -152,6 +141,8 @@ def _opened(part: Any) -> str:
 
 def affected(found: RankedCause) -> str:
     """Return who suffers from a cause, how often and since when, in one sentence."""
+    if found.standing == "blemish":
+        return "Nothing of what goes wrong, so it is not the cause; mend it all the same."
     if not found.explains:
         return "Nothing that was seen to fail; it would, once somebody depends on it."
     names = [name for symptom in found.explains for name in (*symptom.reporters, *symptom.callers)]
@@ -161,7 +152,8 @@ def affected(found: RankedCause) -> str:
     return f"{plural(found.count, 'failure')}{since}: {said}. Seen by {who}."
 
 
-def _no_cause(diagnosis: Diagnosis) -> str:
+def no_cause(diagnosis: Diagnosis) -> str:
+    """Return what is said where no check names a cause."""
     if diagnosis.verdict == "healthy":
         return (
             f"Nothing is wrong that the checks know of: {len(diagnosis.ruled_out)} passed, and "
@@ -260,7 +252,7 @@ def told(diagnosis: Diagnosis) -> str:
 def verdict(diagnosis: Diagnosis) -> str:
     """Return the verdict as text: what it is about, the first cause, its remedy and its class."""
     label = f"{diagnosis.facts.source.label}, recorded {diagnosis.facts.now:%Y-%m-%d %H:%M:%S} UTC"
-    lines = [f"{_STATES[diagnosis.verdict].sign} {diagnosis.verdict}: {label}"]
+    lines = [f"{STATES[diagnosis.verdict].sign} {diagnosis.verdict}: {label}"]
     if diagnosis.problems:
         first = diagnosis.problems[0]
         lines += [
@@ -269,5 +261,5 @@ def verdict(diagnosis: Diagnosis) -> str:
             f"Class: {first.failure_class.value}, {first.failure_class.title}",
         ]
     else:
-        lines.append(_no_cause(diagnosis))
+        lines.append(no_cause(diagnosis))
     return "\n".join(lines)

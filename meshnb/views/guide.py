@@ -9,7 +9,7 @@ import ipywidgets
 from meshnb.guides import GUIDES, Case, Page, Walk
 from meshnb.guides.asked import asked
 from meshnb.guides.pictures import State
-from meshnb.guides.text import story, verdicts, visited
+from meshnb.guides.text import story, titles, verdicts, visited
 from meshnb.views import tables
 from meshnb.views.base import View, css, escape, mark, prose, styled
 from meshnb.views.chooser import SourceChooser
@@ -27,7 +27,7 @@ _STATIC_ROWS = 6
 class GuideView(View):
     """Draws one walk. It holds no rule and fetches nothing; ``walk`` is its only state."""
 
-    def __init__(self, guide: str, of: Case | SourceChooser) -> None:
+    def __init__(self, guide: str, of: Case | SourceChooser | None) -> None:
         """Stand at the first step of a guide, for a case or for what is chosen in a chooser."""
         self._guide = GUIDES[guide]
         self.walk: Walk | None = None
@@ -65,6 +65,11 @@ class GuideView(View):
     def begin(self, case: Case | None) -> None:
         """Stand at the first step, for another case; nowhere, when there is none."""
         self.stand(Walk.start(self._guide, case) if case is not None else None)
+
+    def take_up(self, guide: str, case: Case | None) -> None:
+        """Stand at the first step of another guide."""
+        self._guide = GUIDES[guide]
+        self.begin(case)
 
     def stand(self, walk: Walk | None) -> None:
         """Show another walk."""
@@ -113,12 +118,14 @@ class GuideView(View):
 
     def _draw_trail(self, walk: Walk) -> list[ipywidgets.DOMWidget]:
         # A walk that is longer than the row of buttons shows where it was last.
-        stops = list(enumerate(visited(walk)))[-_TRAIL:]
+        every = visited(walk)
+        names = titles(every)
+        stops = list(enumerate(every))[-_TRAIL:]
         self._first = stops[0][0]
         for button, (place, stop) in zip(self._trail, stops, strict=False):
             here = place == len(walk.trail) - 1
             sign = "" if here else f"{stop.state.sign} "
-            button.description = f"{sign}{place + 1} {stop.step.title}"
+            button.description = f"{sign}{place + 1} {names[place]}"
             button.tooltip = "You are here" if here else f"Back to here: {stop.verdict}"
             (button.add_class if here else button.remove_class)("mnb-here")
         return self._trail[: len(stops)]
@@ -273,17 +280,18 @@ def _reading(page: Page) -> str:
 def path(walk: Walk) -> str:
     """Return every step of a walk as HTML: a list of verdicts, then cards, the last one open."""
     stops = visited(walk)
+    named = list(zip(titles(stops), stops, strict=True))
     trail = "".join(
         f'<li class="{css(stop.state)}">{mark(stop.state)} '
-        f"<strong>{number}. {escape(stop.step.title)}</strong> {prose(stop.verdict)}"
+        f"<strong>{number}. {escape(title)}</strong> {prose(stop.verdict)}"
         + (f' <span class="mnb-decided">[{escape(stop.decided)}]</span>' if stop.decided else "")
         + "</li>"
-        for number, stop in enumerate(stops, start=1)
+        for number, (title, stop) in enumerate(named, start=1)
     )
     cards = "".join(
-        f"<details><summary>{number}. {escape(stop.step.title)}</summary>"
+        f"<details><summary>{number}. {escape(title)}</summary>"
         f"{step(walk.back(to=number - 1), rows=_STATIC_ROWS)}</details>"
-        for number, stop in enumerate(stops[:-1], start=1)
+        for number, (title, _) in enumerate(named[:-1], start=1)
     )
     reasons = "".join(f"<p>{mark(State.ODD, 'not yet')} {escape(one)}</p>" for one in walk.blocked)
     return f'<ol class="mnb-trail">{trail}</ol>{cards}{step(walk, rows=_STATIC_ROWS)}{reasons}'

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from meshnb.guides.pictures import (
     Chain,
+    Journey,
     MeshGraph,
     Picture,
     PortsMap,
@@ -20,6 +21,7 @@ from meshnb.guides.pictures import (
 )
 from meshnb.views.base import css, dot, escape, mark
 from meshnb.views.graph import graph
+from meshnb.views.journey import journey
 
 _JOINT = re.compile(r"([/|.])(?=\w)")
 
@@ -37,10 +39,16 @@ def picture(shown: Picture) -> str:
             return _chain(shown)
         case TimeLine():
             return _line(shown)
+        case Journey():
+            return _figure(_ways(shown), journey(shown))
 
 
 def _counted(title: str, shown: int, of: int) -> str:
     return f"{title} · {shown} of {of}" if shown < of else title
+
+
+def _ways(shown: Journey) -> str:
+    return f"{shown.title} · {shown.left_out} more ways" if shown.left_out else shown.title
 
 
 def _figure(title: str, drawn: str) -> str:

@@ -38,7 +38,7 @@ def page(lab: Lab) -> Iterator[Page]:
 
 def _guide(page: Page) -> Locator:
     """Return the part of the page that shows the triage."""
-    return page.locator(".mnb-view").filter(has=page.locator(".mnb-ways"))
+    return page.locator(".mnb-view").filter(has=page.locator(".mnb-ways")).first
 
 
 def _shoot(page: Page, name: str) -> None:
@@ -122,7 +122,7 @@ def test_the_keyboard_alone_leads_to_the_cause(page: Page) -> None:
     guide = _guide(page)
     onward = guide.locator(".mnb-ways button.mod-primary")
     question = guide.locator(".mnb-question")
-    guide.get_by_role("radio").first.focus()
+    guide.get_by_label("This comes closest:").focus()
     for _ in range(5):
         _tab_to(page, onward)
         before = question.inner_text()

@@ -69,6 +69,11 @@ def test_a_failure_that_only_the_servers_proxy_explains_breaks_the_edge_to_that_
     assert {source for source, _ in broken} == {"client", "reviews"}
 
 
+def test_a_403_is_counted_although_callers_only_pass_it_on() -> None:
+    broken = _edges(_graph("authz-principal-typo"), State.BROKEN)
+    assert broken == {("client", "details"): (11, 15), ("productpage", "details"): (25, 30)}
+
+
 def test_a_caller_without_a_proxy_stands_outside() -> None:
     broken = _edges(_graph("mtls-strict-legacy-client"), State.BROKEN)
     assert broken == {("outside the mesh", "ratings"): (9, 10)}

@@ -28,7 +28,7 @@ def test_every_move_returns_a_new_walk_and_leaves_the_old_one(triage: Walk) -> N
 
 
 def test_the_obvious_symptom_is_chosen_already(triage: Walk) -> None:
-    assert triage.picked == "errors"
+    assert triage.picked == "unavailable"
 
 
 def test_next_goes_the_obvious_way_and_keeps_what_was_found(triage: Walk) -> None:
@@ -39,13 +39,13 @@ def test_next_goes_the_obvious_way_and_keeps_what_was_found(triage: Walk) -> Non
 
 
 def test_choosing_what_does_not_exist_stays_put_and_offers_the_nearest(triage: Walk) -> None:
-    stayed = triage.choose("eror")
+    stayed = triage.choose("conection")
     assert stayed.trail == triage.trail
-    assert stayed.refused == ("Nothing here is called 'eror'. Did you mean errors?",)
+    assert stayed.refused == ("Nothing here is called 'conection'. Did you mean connection?",)
 
 
 def test_a_refusal_is_forgotten_with_the_next_move(triage: Walk) -> None:
-    assert triage.choose("eror").next().refused == ()
+    assert triage.choose("conection").next().refused == ()
 
 
 def test_back_from_the_first_step_stays_put_and_says_so(triage: Walk) -> None:
@@ -121,8 +121,8 @@ def test_a_question_to_the_reader_waits_with_its_answer() -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ("15012", "That is it, 15012: xDS and certificate signing for proxies."),
-        ("15014", "Not 15014, which is for metrics, version and debug pages. It is 15012"),
+        ("15012", "That is it: 15012 is for xDS and certificate signing for proxies."),
+        ("15014", "Not 15014: 15014 is for metrics, version and debug pages. 15012 is for xDS"),
     ],
 )
 def test_an_answer_of_the_reader_is_judged_with_proof(answer: str, told: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from meshnb.sources.base import HttpQuestion
 from meshnb.views import DiagnosisView
 from meshnb.views.base import escape
-from meshnb.views.diagnosis import report
+from meshnb.views.report import report
 from tests.cases import case_of, part_of
 from tests.conftest import recording_names
 from tests.widgets import control, shown

@@ -15,6 +15,7 @@ from meshnb.guides.pictures import (
     Cell,
     Chain,
     Edge,
+    Journey,
     Link,
     MeshGraph,
     Node,
@@ -22,14 +23,24 @@ from meshnb.guides.pictures import (
     Port,
     PortsMap,
     State,
+    Stay,
     SyncMap,
     certificates,
 )
 from meshnb.sources import Bundle
 from meshnb.tables import Facts
-from meshnb.views import DiagnosisView, GuideView, SourceChooser, TablesView, TableView
-from meshnb.views.diagnosis import report
+from meshnb.views import (
+    ChangeView,
+    ConnectionView,
+    DiagnosisView,
+    GuideView,
+    RequestView,
+    SourceChooser,
+    TablesView,
+    TableView,
+)
 from meshnb.views.pictures import picture
+from meshnb.views.report import report
 from tests.conftest import unpacked
 from tests.widgets import control, shown
 
@@ -39,8 +50,9 @@ NAME = "<script>alert(1)</script>"
 WORSE = f"\"' onmouseover='alert(1)' {NAME}<img src=x onerror=alert(1)>`{NAME}`"
 _HARMLESS = re.findall(
     r"\w+",
-    "body caption code dd details div dl dt figcaption figure g head html li line main meta ol p"
-    " path rect section span strong style summary svg table tbody td text th thead title tr ul wbr",
+    "a article body br caption code dd details div dl dt em figcaption figure g h1 h2 h3 h4 head"
+    " header html li line main meta nav ol p path pre rect section span strong style summary svg"
+    " table tbody td text th thead title tr ul wbr",
 )
 
 
@@ -55,7 +67,8 @@ class _Reader(HTMLParser):
         if tag not in _HARMLESS:
             self.obeyed.append(f"<{tag}>")
         for name, value in attrs:
-            if name.startswith("on") or "javascript:" in (value or ""):
+            leads_out = name in ("href", "src") and not (value or "").startswith("#")
+            if name.startswith("on") or leads_out or "javascript:" in (value or ""):
                 self.obeyed.append(f"{name}={value}")
 
     handle_startendtag = handle_starttag
@@ -119,6 +132,32 @@ def test_no_diagnosis_and_no_report_lets_a_name_become_markup(hostile: Case) -> 
     assert _obeyed(report(hostile.diagnosis)) == []
 
 
+def test_no_trace_lets_a_name_become_markup(hostile: Case) -> None:
+    for view in (RequestView(hostile), ChangeView(hostile), ConnectionView(hostile)):
+        html = view._repr_mimebundle_()["text/html"]
+        assert view.account is not None
+        assert "&lt;script&gt;" in html
+        assert _obeyed(html) == []
+        assert _obeyed(shown(view)) == []
+
+
+def test_no_trace_that_cannot_be_followed_lets_words_become_markup(hostile: Case) -> None:
+    for view in (
+        RequestView(hostile, WORSE),
+        ChangeView(hostile, f"VirtualService/{WORSE}/x"),
+        ConnectionView(hostile, WORSE, WORSE),
+    ):
+        assert view.account is None
+        assert "&lt;script&gt;" in view.html()
+        assert _obeyed(view.html()) == []
+
+
+def test_a_report_needs_no_network_and_no_script(hostile: Case) -> None:
+    page = report(hostile.diagnosis)
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"url\(|@import|<link|<script|<img|<iframe", page)
+
+
 def test_no_table_lets_a_name_become_markup(hostile: Case) -> None:
     for name in ("pods", "access_log", "istio_config", "routes", "events"):
         html = TablesView(hostile.facts, name).html()
@@ -142,6 +181,13 @@ def test_no_table_lets_a_name_become_markup(hostile: Case) -> None:
         SyncMap(WORSE, (WORSE,), ((WORSE, (Cell(State.FINE, WORSE, WORSE),)),), 1),
         Chain(WORSE, (Link(WORSE, WORSE, State.BROKEN),)),
         Chain(WORSE, (Link(WORSE, WORSE, State.BROKEN),), ladder=True),
+        Journey(
+            WORSE,
+            (
+                Stay(WORSE, (Link(WORSE, WORSE, State.BROKEN),), when=WORSE),
+                Stay(WORSE, (), after=0),
+            ),
+        ),
     ],
     ids=lambda drawn: type(drawn).__name__,
 )
@@ -169,6 +215,7 @@ def test_no_error_lets_a_name_become_markup() -> None:
 def test_what_the_test_looks_for_would_be_found() -> None:
     assert _obeyed(f"<p>{NAME}</p>") == ["<script>"]
     assert _obeyed("<p onclick='x'>") == ["onclick=x"]
+    assert _obeyed("<a href='//elsewhere'>") == ["href=//elsewhere"]
 
 
 def test_the_name_of_a_file_that_is_written_is_made_of_harmless_characters(

@@ -89,10 +89,10 @@ def test_the_way_back_is_closed_at_the_first_step_only() -> None:
 
 def test_picking_an_option_makes_the_page_again() -> None:
     view = _view("triage")
-    (radio,) = [part for part in parts(view) if isinstance(part, ipywidgets.RadioButtons)]
-    assert radio.value == "errors"
-    radio.value = "slow"
-    assert "Nothing in the evidence shows that: requests are slow or hang." in shown(view)
+    (choice,) = [part for part in parts(view) if isinstance(part, ipywidgets.Dropdown)]
+    assert choice.value == "unavailable"
+    choice.value = "slow"
+    assert "No symptom in the evidence shows that: Requests are slow, or get 504." in shown(view)
 
 
 def test_the_reader_is_asked_before_the_answer_is_told() -> None:
@@ -101,7 +101,7 @@ def test_the_reader_is_asked_before_the_answer_is_told() -> None:
     assert radio.value is None
     assert "Proxies use port" not in shown(view)
     radio.value = "15014"
-    assert "Not 15014, which is for metrics, version and debug pages. It is 15012" in shown(view)
+    assert "Not 15014: 15014 is for metrics, version and debug pages. 15012 is for" in shown(view)
     assert "Show the answer" not in labels(view)
 
 

@@ -202,7 +202,42 @@ class TimeLine:
             )
 
 
-Picture = MeshGraph | PortsMap | SyncMap | Chain | TimeLine
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """One place where a request or a connection is, with what happens to it there, in order."""
+
+    #: the proxy, the pod or whatever else it is
+    who: str
+    links: tuple[Link, ...]
+    #: on which condition it comes here at all
+    when: str = ""
+    #: place of the stay before it in the list of stays; None for the first one
+    after: int | None = None
+
+    @property
+    def state(self) -> State:
+        """How it ends there."""
+        return worst(link.state for link in self.links) if self.links else State.UNREACHED
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """The ways that a request or a connection may go, from place to place."""
+
+    title: str
+    stays: tuple[Stay, ...]
+    #: how many ways are left out
+    left_out: int = 0
+
+    def lines(self) -> Iterator[str]:
+        """Yield a stay per line."""
+        for stay in self.stays:
+            when = f" if {stay.when}" if stay.when else ""
+            told = ", ".join(f"{link.state.sign} {link.title}" for link in stay.links)
+            yield f"{stay.state.sign} {stay.who}{when}: {told or stay.state.word}"
+
+
+Picture = MeshGraph | PortsMap | SyncMap | Chain | TimeLine | Journey
 
 
 def age(seconds: float | None) -> str:

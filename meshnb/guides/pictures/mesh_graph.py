@@ -212,6 +212,9 @@ def _server_side(
                 found.states.add(State.BROKEN)
                 found.notes.pop("passes on a failure", None)
                 found.notes[_short(symptom)] += 1
+                if symptom.code in range(400, 500):
+                    # In the caller's log, an application's own 4xx would look the same.
+                    found.failed = min(found.failed + 1, found.count)
 
 
 def _short(symptom: Symptom) -> str:
