@@ -532,8 +532,14 @@ def _address(mesh: Mesh, host: str, port: int, namespace: str) -> str:
             addresses = [str(one) for one in items(entry.spec, "addresses") if "/" not in str(one)]
             return addresses[0] if addresses else ""
     if "." not in host:
-        known = {service.service for service in mesh.services}
-        raise UsageError(f"There is no Service {host!r}.", next_step=nearest(host, known))
+        elsewhere = sorted({s.namespace for s in mesh.services if s.service == host})
+        known = {f"{s.service}.{s.namespace}" for s in mesh.services}
+        raise UsageError(
+            f"There is no Service {host!r} in namespace {namespace}.",
+            next_step=f"Write {' or '.join(f'{host}.{one}' for one in elsewhere)}."
+            if elsewhere
+            else nearest(f"{host}.{namespace}", known),
+        )
     return ""
 
 
