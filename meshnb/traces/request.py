@@ -533,12 +533,12 @@ def _address(mesh: Mesh, host: str, port: int, namespace: str) -> str:
             return addresses[0] if addresses else ""
     if "." not in host:
         elsewhere = sorted({s.namespace for s in mesh.services if s.service == host})
-        known = {f"{s.service}.{s.namespace}" for s in mesh.services}
+        known = {s.service for s in mesh.services if s.namespace == namespace}
         raise UsageError(
             f"There is no Service {host!r} in namespace {namespace}.",
             next_step=f"Write {' or '.join(f'{host}.{one}' for one in elsewhere)}."
             if elsewhere
-            else nearest(f"{host}.{namespace}", known),
+            else nearest(host, known),
         )
     return ""
 

@@ -223,7 +223,7 @@ def test_a_trace_is_an_object_and_a_frame() -> None:
     ("words", "error"),
     [
         ("GET /x from clint to details:9080", "Did you mean client"),
-        ("GET /x from client to detials:9080", "Did you mean details.bookinfo?"),
+        ("GET /x from client to detials:9080", "Did you mean details?"),
         ("GET /x to details:9080", "not said from where"),
         ("GET /x from client", "not said where the request goes to"),
         ("GET /x with header nonsense from client to details:9080", "is no header"),
