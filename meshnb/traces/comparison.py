@@ -27,7 +27,7 @@ import pandas as pd
 from meshnb.errors import NotRecorded, UsageError, nearest
 from meshnb.sources.base import HttpQuestion
 from meshnb.tables import Facts
-from meshnb.tables.base import NOT_JSON, Column, Got, Json, Table, dig, items, mapping
+from meshnb.tables.base import NOT_JSON, Column, Json, Table, dig, items, mapping
 from meshnb.tables.envoy import (
     CONFIG_DUMP,
     ConfigDump,
@@ -36,6 +36,7 @@ from meshnb.tables.envoy import (
     read_dump,
     sections,
 )
+from meshnb.traces.istiod_objects import istiods_objects
 from meshnb.traces.mesh import Mesh, Pod
 from meshnb.traces.rules import sidecar_of, workload_labels
 
@@ -43,7 +44,6 @@ from meshnb.traces.rules import sidecar_of, workload_labels
 Key = tuple[str, str]
 
 _ISTIOD_DUMP = "/debug/config_dump"
-_ISTIOD_OBJECTS = Got(15014, "/debug/configz")
 #: Envoy itself takes no message that is nested deeper.
 _DEEPEST = 100
 #: A value that differs is shown up to this many characters.
@@ -426,14 +426,10 @@ def _by_objects(facts: Facts, proxy: str, held: Mapping[Key, Resource]) -> Compa
     objects: set[str] = set()
     kinds: set[str] = set()
     against: list[str] = []
-    for question, document in facts.documents(_ISTIOD_OBJECTS):
-        if isinstance(document, list) and isinstance(question, HttpQuestion):
-            against.append(f"{question.pod}.{question.namespace}")
-            for item in document:
-                kind = str(dig(item, "kind", default=""))
-                name = dig(item, "metadata", "name", default="")
-                kinds.add(kind)
-                objects.add(f"{kind} {dig(item, 'metadata', 'namespace', default='')}/{name}")
+    for one in istiods_objects(facts):
+        against.append(f"{one.pod}.{one.namespace}")
+        kinds |= {kind for kind, _, _ in one.names}
+        objects |= {f"{kind} {namespace}/{name}" for kind, namespace, name in one.names}
     if not against:
         return Comparison(proxy, (), "objects", unknown=f"{unknown}, nor which objects it has")
     named = dict.fromkeys(
@@ -538,7 +534,7 @@ def _resources(dump: ConfigDump, address: str) -> dict[Key, Resource]:
 
     def hold(key: Key, document: Json, *, outbound: bool, made_for: tuple[str, ...] = ()) -> None:
         # Among endpoints, which all proxies share, a pod's own address is one like the others.
-        clean = _clean(document, "" if outbound else address)
+        clean = cleaned(document, "" if outbound else address)
         found[key] = Resource(clean, outbound, made_for, encoded_json(clean))
 
     for part in sections(dump, "ClustersConfigDump"):
@@ -628,13 +624,16 @@ def _roots(context: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _clean(value: Json, address: str, depth: int = 0) -> Json:
-    """Return a resource without what may differ, its unordered lists in one order."""
+def cleaned(value: Json, address: str = "", depth: int = 0) -> Json:
+    """Return a resource without what may differ, its unordered lists in one order.
+
+    ``address`` is the proxy's own, which then stands for itself.
+    """
     if depth > _DEEPEST:
         return None
     if isinstance(value, dict):
         clean = {
-            field: _clean(inner, address, depth + 1)
+            field: cleaned(inner, address, depth + 1)
             for field, inner in value.items()
             if field not in _VOLATILE
         }
@@ -643,7 +642,7 @@ def _clean(value: Json, address: str, depth: int = 0) -> Json:
                 clean[field].sort(key=encoded_json)
         return clean
     if isinstance(value, list):
-        return [_clean(inner, address, depth + 1) for inner in value]
+        return [cleaned(inner, address, depth + 1) for inner in value]
     if isinstance(value, str) and address and address in value:
         return re.sub(alone(address), "{own address}", value)
     return value

@@ -1,4 +1,4 @@
-"""Where a notebook gets its mesh: a recording of meshnb's own, a path, or a file dropped in."""
+"""Where a notebook gets its mesh: a recording, a path, a file dropped in, or a live cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from meshnb.errors import MeshnbError
 from meshnb.guides.base import Case
 from meshnb.guides.pictures import State
 from meshnb.guides.shared import plural
-from meshnb.sources import Source, open_source, recordings
+from meshnb.sources import is_cluster, recordings
 from meshnb.sources.bundle import Bundle
+from meshnb.sources.progress import Progress
 from meshnb.tables import Facts
-from meshnb.views.base import View, css, escape, mark, prose, styled
+from meshnb.views.base import View, css, escape, mark, styled
+from meshnb.views.live import LiveChooser
+from meshnb.views.recording import RecordButton
+from meshnb.views.work import Opens, Outcome, Work, failure, opens, progress_card
 
 _PREFIX = "recorded:"
 
@@ -28,7 +32,7 @@ class SourceChooser(View):
     """
 
     def __init__(self, name: str) -> None:
-        """Open a source by its name: ``recorded:NAME``, or the path of a recording."""
+        """Open a source by its name: ``recorded:NAME``, the path of a recording, or ``cluster``."""
         self._recorded = ipywidgets.Dropdown(
             description="Recorded mesh",
             options=[(f"{one.title} ({one.name})", f"{_PREFIX}{one.name}") for one in recordings()],
@@ -50,7 +54,17 @@ class SourceChooser(View):
             tooltip="A recording of up to some 10 MB; give the path of a larger one",
             layout=ipywidgets.Layout(width="auto"),
         )
+        self._live = LiveChooser(self._begin)
+        self._stop = ipywidgets.Button(
+            description="Stop asking",
+            tooltip="What was answered until then stays",
+            layout=ipywidgets.Layout(width="auto", display="none"),
+        )
+        self._stop.on_click(self._on_stop)
+        self._record = RecordButton()
         self._said = ipywidgets.HTML()
+        self._work: Work = Work(self._on_progress, self._take)
+        self._name = name
         self.case: Case | None = None
         self._error: MeshnbError | None = None
         self._followers: list[Callable[[Case | None], None]] = []
@@ -61,7 +75,10 @@ class SourceChooser(View):
                 ipywidgets.HBox(
                     [self._path, self._upload], layout=ipywidgets.Layout(flex_flow="row wrap")
                 ),
+                self._live,
                 self._said,
+                self._stop,
+                self._record,
             ]
         )
         self.add_class("mnb-view")
@@ -74,7 +91,8 @@ class SourceChooser(View):
 
     def choose(self, name: str) -> None:
         """Open a source by its name. What goes wrong is said on the card; ``case`` is then None."""
-        self._take(name, lambda: open_source(name))
+        self._reading(name)
+        self._work.do(opens(name))
 
     def lead(self, follower: Callable[[Case | None], None]) -> None:
         """Give a follower what is open now, and whatever is opened later."""
@@ -101,13 +119,14 @@ class SourceChooser(View):
         silent = sum(int(counts.get(name, 0)) for name in ("silent", "refused", "unreadable"))
         answered = int(counts.get("answered", 0)) + int(counts.get("empty", 0))
         state = State.ODD if silent or facts.source.damage else State.FINE
+        taken = "asked" if is_cluster(facts.source.label) else "recorded"
         missing = f", {silent} did not answer or refused" if silent else ", none is missing"
         damage = "".join(
             f"<li>{mark(State.ODD, 'damaged')} {escape(one)}</li>" for one in facts.source.damage
         )
         return (
             f'<section class="mnb-card {css(state)}" aria-label="What is open">'
-            f"{mark(state, 'open')} <strong>{escape(facts.source.label)}</strong> · recorded "
+            f"{mark(state, 'open')} <strong>{escape(facts.source.label)}</strong> · {taken} "
             f"{facts.now:%Y-%m-%d %H:%M:%S} UTC · {plural(answered, 'answer')}{missing} · "
             f"{plural(len(facts['pods']), 'pod')}, "
             f"{plural(len(facts['proxies']), 'proxy', 'proxies')}"
@@ -119,32 +138,51 @@ class SourceChooser(View):
         if self.case is None:
             return f"✗ {self._error}"
         facts = self.case.facts
-        return f"✓ {facts.source.label}, recorded {facts.now:%Y-%m-%d %H:%M:%S} UTC"
+        taken = "asked" if is_cluster(facts.source.label) else "recorded"
+        return f"✓ {facts.source.label}, {taken} {facts.now:%Y-%m-%d %H:%M:%S} UTC"
 
-    def _take(self, name: str, opened: Callable[[], Source]) -> None:
+    def _begin(self, name: str, opened: Opens) -> None:
+        """Open what a reader has chosen, without keeping the notebook from answering."""
+        self._reading(name)
+        self._stop.layout.display = None if is_cluster(name) else "none"
+        self._work.begin(opened)
+
+    def _on_stop(self, _: Any) -> None:
+        self._work.stop()
+        self._stop.layout.display = "none"
         self._said.value = styled(
-            f'<div class="mnb-card mnb-unknown" role="status">Reading {escape(name)} …</div>'
+            f'<div class="mnb-card mnb-unknown" role="status">Stopping: what '
+            f"{escape(self._name)} has answered stays.</div>"
         )
-        try:
-            case = Case.of(Facts(opened()))
-        except MeshnbError as error:
-            self._error = error
-            self.case = None
-        else:
-            self._error = None
-            self.case = case
+
+    def _reading(self, name: str) -> None:
+        self._name = name
+        verb = "Asking" if is_cluster(name) else "Reading"
+        self._said.value = styled(
+            f'<div class="mnb-card mnb-unknown" role="status">{verb} {escape(name)} …</div>'
+        )
+
+    def _on_progress(self, progress: Progress) -> None:
+        self._said.value = styled(progress_card(self._name, progress))
+
+    def _take(self, outcome: Outcome) -> None:
+        self._stop.layout.display = "none"
+        self._error = outcome if isinstance(outcome, MeshnbError) else None
+        self.case = outcome if isinstance(outcome, Case) else None
+        self._record.show(self.case)
         self._said.value = styled(f'<div role="status">{self.html()}</div>')
         for follower in self._followers:
             follower(self.case)
 
     def _on_recorded(self, change: dict[str, Any]) -> None:
         if change["new"] is not None:
-            self.choose(change["new"])
+            self._begin(change["new"], opens(change["new"]))
 
     def _on_path(self, change: dict[str, Any]) -> None:
         if change["new"].strip():
             self._recorded.value = None
-            self.choose(change["new"].strip())
+            name = change["new"].strip()
+            self._begin(name, opens(name))
 
     def _on_upload(self, change: dict[str, Any]) -> None:
         if not change["new"]:
@@ -155,13 +193,4 @@ class SourceChooser(View):
         path.write_bytes(bytes(dropped["content"]))
         self._recorded.value = None
         label = str(dropped["name"])
-        self._take(label, lambda: Bundle(path, label=label))
-
-
-def failure(error: MeshnbError) -> str:
-    """Return an error as a card: what is wrong with which thing, and what to do next."""
-    step = f"<p><strong>Next:</strong> {prose(error.next_step)}</p>" if error.next_step else ""
-    return (
-        f'<section class="mnb-card mnb-broken" role="alert">{mark(State.BROKEN, "not opened")} '
-        f"<strong>{prose(error.what)}</strong>{step}</section>"
-    )
+        self._begin(label, lambda _: Bundle(path, label=label))

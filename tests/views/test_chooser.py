@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +14,9 @@ import ipywidgets
 import pytest
 
 from meshnb.errors import UsageError
-from meshnb.sources import Bundle, record, recordings
+from meshnb.sources import Bundle, HttpQuestion, record, recordings
+from meshnb.sources.serve import Fault, Refuse, Served, Slow, serve
+from meshnb.sources.serve.server import CONTEXT
 from meshnb.views import DiagnosisView, SourceChooser
 from tests.conftest import unpacked
 from tests.widgets import control, labels, parts, shown
@@ -131,3 +137,173 @@ def test_a_diagnosis_follows_what_is_chosen() -> None:
     chooser.choose("recorded:nothing")
     assert "Nothing is open yet" in shown(view)
     assert labels(view) == []
+
+
+# --- A live cluster -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kubeconfig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
+    """Return a function that serves a recording, with faults, for as long as the test lasts."""
+    with ExitStack() as stack:
+
+        def serving(*faults: Fault) -> Served:
+            served = stack.enter_context(serve(Bundle(unpacked() / "healthy"), faults=faults))
+            monkeypatch.setenv("KUBECONFIG", str(served.kubeconfig))
+            return served
+
+        yield serving
+
+
+def test_contexts_are_read_when_they_are_wanted_and_nobody_is_contacted(
+    kubeconfig: Callable[..., Served],
+) -> None:
+    chooser = SourceChooser("recorded:healthy")
+    served = kubeconfig()
+    control(chooser, "A live cluster").click()
+    choice = control(chooser, "Context")
+    assert [value for _, value in choice.options] == [f"cluster:{CONTEXT}"]
+    assert served.requests == ()
+
+
+def test_a_cluster_is_asked_in_the_scope_that_was_chosen(kubeconfig: Callable[..., Served]) -> None:
+    chooser = SourceChooser("recorded:healthy")
+    kubeconfig()
+    control(chooser, "A live cluster").click()
+    control(chooser, "Namespaces").value = "bookinfo, legacy"
+    control(chooser, "Labels of pods").value = "app=reviews"
+    control(chooser, "Ask it").click()
+    assert chooser.case is not None
+    assert chooser.text().startswith(f"✓ cluster:{CONTEXT}, asked ")
+    asked = {q.pod for q in chooser.facts.source.questions() if isinstance(q, HttpQuestion)}
+    assert {pod.split("-")[0] for pod in asked} == {"reviews", "istiod"}
+
+
+def test_a_selector_that_cannot_be_read_is_a_card_and_asks_nobody(
+    kubeconfig: Callable[..., Served],
+) -> None:
+    chooser = SourceChooser("recorded:healthy")
+    served = kubeconfig()
+    control(chooser, "A live cluster").click()
+    control(chooser, "Labels of pods").value = "app=?"
+    control(chooser, "Ask it").click()
+    assert "is no label selector" in shown(chooser)
+    assert served.requests == ()
+
+
+def test_without_a_kubeconfig_there_is_a_card_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    chooser = SourceChooser("recorded:healthy")
+    control(chooser, "A live cluster").click()
+    assert "There is no kubeconfig" in shown(chooser)
+    assert "<strong>Next:</strong>" in shown(chooser)
+    assert chooser.case is not None, "what was open stays open"
+
+
+def test_a_cluster_that_refuses_everything_is_open_and_unknown(
+    kubeconfig: Callable[..., Served],
+) -> None:
+    kubeconfig(Refuse())
+    chooser = SourceChooser("cluster")
+    assert chooser.case is not None
+    assert chooser.case.diagnosis.verdict == "unknown"
+    assert "did not answer or refused" in shown(chooser)
+
+
+def test_a_cluster_that_nobody_answers_for_is_a_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serve(Bundle(unpacked() / "healthy")) as served:
+        kept = tmp_path / "kubeconfig"
+        kept.write_bytes(served.kubeconfig.read_bytes())
+    monkeypatch.setenv("KUBECONFIG", str(kept))
+    chooser = SourceChooser("recorded:healthy")
+    control(chooser, "A live cluster").click()
+    control(chooser, "Ask it").click()
+    assert chooser.case is None
+    assert 'role="alert"' in shown(chooser)
+    assert "<strong>Next:</strong>" in shown(chooser)
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if true():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it took more than 30 s")
+
+
+def test_progress_is_drawn_while_the_notebook_answers_and_stopping_keeps_what_is_there(
+    kubeconfig: Callable[..., Served],
+) -> None:
+    kubeconfig(Slow(seconds=0.3))
+    chooser = SourceChooser("recorded:healthy")
+    control(chooser, "A live cluster").click()
+
+    async def reader() -> None:
+        control(chooser, "Ask it").click()
+        assert "Asking cluster:" in shown(chooser)
+        await _until(
+            lambda: re.search(r"[1-9][0-9]* of [0-9]+ answers", shown(chooser)) is not None
+        )
+        assert "<progress" in shown(chooser)
+        control(chooser, "Stop asking").click()
+        assert "has answered stays" in shown(chooser)
+        await _until(
+            lambda: "Stop asking" not in labels(chooser) and "What is open" in shown(chooser)
+        )
+
+    asyncio.run(reader())
+    assert chooser.case is not None
+    states = chooser.facts.coverage()["state"].value_counts()
+    assert states["answered"] > 0
+    assert states["silent"] > 0
+
+
+def test_what_was_chosen_last_counts(kubeconfig: Callable[..., Served]) -> None:
+    kubeconfig(Slow(seconds=0.3))
+    chooser = SourceChooser("recorded:healthy")
+    control(chooser, "A live cluster").click()
+
+    async def reader() -> None:
+        control(chooser, "Ask it").click()
+        control(chooser, "Recorded mesh").value = "recorded:subset-missing"
+        await _until(lambda: chooser.text().startswith("✓ recorded:subset-missing"))
+        await asyncio.sleep(1)
+
+    asyncio.run(reader())
+    assert chooser.facts.source.label == "recorded:subset-missing"
+
+
+# --- Recording ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["recorded:subset-missing", "cluster"])
+def test_what_is_open_is_recorded_beside_the_notebook(
+    name: str,
+    kubeconfig: Callable[..., Served],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    served = kubeconfig()
+    chooser = SourceChooser(name)
+    before = len(served.requests)
+    control(chooser, "Write a recording").click()
+    assert len(served.requests) == before, "what was answered is not asked again"
+    (path,) = tmp_path.iterdir()
+    assert re.fullmatch(r"meshnb-[a-z-]+-\d{8}-\d{6}\.zip", path.name)
+    assert path.name in shown(chooser)
+    assert " MB" in shown(chooser)
+    assert "taken out: " in shown(chooser)
+    recorded = Bundle(path)
+    assert set(recorded.questions()) == set(chooser.facts.source.questions())
+    control(chooser, "Write a recording").click()
+    assert "exists already" in shown(chooser)
+
+
+def test_nothing_is_recorded_while_nothing_is_open() -> None:
+    assert "Write a recording" not in labels(SourceChooser("recorded:nothing"))
