@@ -21,9 +21,15 @@ __all__ = [
     "TRACES",
     "Diagnosis",
     "Facts",
+    "Limits",
     "MeshnbError",
+    "Request",
+    "Scope",
     "__version__",
     "diagnose",
+    "follow_change",
+    "follow_connection",
+    "follow_request",
     "open_source",
     "record",
     "recordings",
@@ -34,9 +40,12 @@ if TYPE_CHECKING:
     from meshnb.diagnosis import Diagnosis, diagnose
     from meshnb.errors import MeshnbError
     from meshnb.guides import GUIDES
-    from meshnb.sources import open_source, record, recordings
+    from meshnb.sources import Limits, Scope, open_source, record, recordings
     from meshnb.tables import TABLES, Facts
     from meshnb.traces import TRACES
+    from meshnb.traces.change import follow_change
+    from meshnb.traces.connection import follow_connection
+    from meshnb.traces.request import Request, follow_request
 else:
     #: In which room each name lives.
     _ROOMS = {
@@ -44,10 +53,16 @@ else:
         "Diagnosis": "diagnosis",
         "Facts": "tables",
         "GUIDES": "guides",
+        "Limits": "sources",
         "MeshnbError": "errors",
+        "Scope": "sources",
+        "Request": "traces.request",
         "TABLES": "tables",
         "TRACES": "traces",
         "diagnose": "diagnosis",
+        "follow_change": "traces.change",
+        "follow_connection": "traces.connection",
+        "follow_request": "traces.request",
         "open_source": "sources",
         "record": "sources",
         "recordings": "sources",

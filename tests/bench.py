@@ -24,6 +24,7 @@ from pathlib import Path
 
 from meshnb.sources import Bundle
 from meshnb.tables import TABLES, Facts
+from tests import bench_cluster
 from tests.conftest import unpacked
 from tests.growing import grow
 
@@ -119,6 +120,7 @@ def main(runs: int) -> None:
     _tables()
     with tempfile.TemporaryDirectory() as folder:
         _large(Path(folder), runs)
+    bench_cluster.main()
 
 
 def _tables() -> None:

@@ -12,13 +12,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "meshnb"
-#: From left to right. The last two stand beside each other.
-ROW = ("errors", "sources", "tables", "traces", "symptoms", "checks", "diagnosis", "guides")
-ROOMS = (*ROW, "views", "cli")
+#: From left to right.
+ROOMS = (
+    *("errors", "sources", "tables", "traces", "symptoms", "checks", "diagnosis", "guides"),
+    *("views", "cli"),
+)
 #: Where alone a guest may be imported.
 GUESTS = {
-    "aiohttp": ("sources/cluster*.py",),
-    "kubernetes": ("sources/cluster*.py",),
+    "aiohttp": (
+        *("sources/cluster.py", "sources/asking.py", "sources/api_server.py"),
+        *("sources/port_forward.py", "sources/serve/*.py"),
+    ),
+    "h11": ("sources/pod_pages.py",),
+    "kubernetes": ("sources/kubeconfig.py",),
     "pandas": tuple(f"{room}*" for room in ROOMS if room not in ("errors", "sources")),
     **dict.fromkeys(("IPython", "anywidget", "ipywidgets", "itables", "plotly"), ("views/*",)),
 }
@@ -55,8 +61,7 @@ def test_a_room_imports_itself_and_rooms_to_its_left_only() -> None:
         here, top, there = _room(file), *(module + ".").split(".")[:2]
         if top != "meshnb" or here in ("__init__", "__main__", there):
             continue
-        left = ROW[: ROW.index(here)] if here in ROW else ROW
-        if there not in left:
+        if there not in ROOMS[: ROOMS.index(here)]:
             wrong.append(f"{file} imports {module}")
     assert not wrong
 
@@ -74,8 +79,8 @@ def test_tables_are_made_where_no_cluster_library_and_no_widget_is_installed() -
     """In a browser's Python, or on a jump host with nothing but pandas."""
     program = """
 import sys
-for guest in ("aiohttp", "kubernetes", "IPython", "anywidget", "ipywidgets", "itables", "plotly"):
-    sys.modules[guest] = None
+guests = "aiohttp h11 kubernetes IPython anywidget ipywidgets itables plotly"
+sys.modules.update(dict.fromkeys(guests.split()))
 import meshnb
 facts = meshnb.Facts(meshnb.open_source("recorded:healthy"))
 print(facts.tables()["rows"].sum())
