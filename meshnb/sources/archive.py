@@ -1,4 +1,4 @@
-"""The files under a bundle: a folder, a zip, or a tar compressed with xz.
+"""The files under a bundle: a folder, a zip, or a tar compressed with xz or gzip.
 
 Nothing is ever unpacked to disk. Sizes are bounded before and while a member is read, so that an
 archive that unpacks to more than a machine has is refused with a sentence.
@@ -7,12 +7,13 @@ archive that unpacks to more than a machine has is refused with a sentence.
 from __future__ import annotations
 
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Literal, Protocol
 
 from meshnb.errors import BundleError
 
@@ -46,6 +47,10 @@ class Archive(Protocol):
         """Return a member's bytes. Raises MemberError when it is missing, damaged or too large."""
         ...
 
+    def names(self) -> tuple[str, ...]:
+        """Return the name of each member."""
+        ...
+
 
 def leads_out(name: str) -> bool:
     """Whether a member's name is absolute or climbs above the bundle's top."""
@@ -54,7 +59,7 @@ def leads_out(name: str) -> bool:
 
 
 def open_archive(path: Path) -> Archive:
-    """Open a folder, a zip or a ``.tar.xz``. Raises BundleError when it is none of them."""
+    """Open a folder, a zip, a ``.tar.xz`` or ``.tar.gz``. Raises BundleError for anything else."""
     try:
         if path.is_dir():
             return _Folder(path)
@@ -65,7 +70,9 @@ def open_archive(path: Path) -> Archive:
         if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
             return _Zip(path)
         if magic == b"\xfd7zXZ\x00":
-            return _Tar(path)
+            return _Tar(path, "r:xz")
+        if magic[:2] == b"\x1f\x8b":
+            return _Tar(path, "r:gz")
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise BundleError(
             f"There is no file or folder {str(path)!r}.",
@@ -117,6 +124,13 @@ class _Folder:
         except OSError as error:
             raise MemberError(f"{name!r} cannot be read: {error.strerror or error}") from error
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(
+            (Path(folder) / name).relative_to(self._root).as_posix()
+            for folder, _, names in os.walk(self._root)
+            for name in sorted(names)
+        )
+
 
 class _Zip:
     def __init__(self, path: Path) -> None:
@@ -150,6 +164,9 @@ class _Zip:
     def has(self, name: str) -> bool:
         return name in self._members
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._members)
+
     def read(self, name: str) -> bytes:
         info = self._members.get(name)
         if info is None:
@@ -174,13 +191,13 @@ class _Zip:
 
 
 class _Tar:
-    """Read whole into memory: it is the form of the recordings that ship, some 5 MB each."""
+    """Read whole into memory: the recordings that ship, some 5 MB each, and bug reports."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: Literal["r:xz", "r:gz"]) -> None:
         members: dict[str, bytes] = {}
         total = 0
         try:
-            with tarfile.open(path, mode="r:xz") as archive:
+            with tarfile.open(path, mode=mode) as archive:
                 for member in archive:
                     content = archive.extractfile(member) if member.isfile() else None
                     if content is None:
@@ -192,9 +209,12 @@ class _Tar:
                             next_step="Large bundles are folders or zips, not tars.",
                         )
                     members[member.name.removeprefix("./")] = content.read()
-        except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+        except (
+            *(tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError),
+        ) as error:
             raise BundleError(
-                f"{str(path)!r} begins like an xz archive, but cannot be read as a tar ({error}).",
+                f"{str(path)!r} begins like an {mode[2:]} archive, but cannot be read as a tar "
+                f"({error}).",
                 next_step=_CUT_OFF,
             ) from error
         top = _top(members)
@@ -202,6 +222,9 @@ class _Tar:
 
     def has(self, name: str) -> bool:
         return name in self._members
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._members)
 
     def read(self, name: str) -> bytes:
         try:

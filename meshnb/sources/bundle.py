@@ -30,10 +30,12 @@ from meshnb.sources.base import (
     parse_time,
     question_from_json,
 )
-from meshnb.sources.redaction import redact
+from meshnb.sources.redaction import Redaction
 
 #: The newest bundle format that this version reads, and the one that it writes.
 FORMAT = 1
+
+_SERVER_VERSION = "kubernetes/version.json"
 
 Progress = Callable[[Iterable[Answer], int], Iterable[Answer]]
 
@@ -85,6 +87,17 @@ class Bundle:
         """When the newest answer was taken."""
         return max(line.taken_at for line in self._lines.values())
 
+    @property
+    def server_version(self) -> Mapping[str, Any] | None:
+        """What the API server said of its own version (``/version``), or None if not recorded."""
+        if not self._archive.has(_SERVER_VERSION):
+            return None
+        try:
+            version = _decoded(self._archive.read(_SERVER_VERSION))
+        except (MemberError, ValueError):
+            return None
+        return version if isinstance(version, dict) else None
+
     def questions(self) -> tuple[Question, ...]:
         """Return every question that was recorded, in the order of the index."""
         return tuple(self._lines)
@@ -132,6 +145,8 @@ class Bundle:
                 f"{self._label!r} has bundle format {written!r}; this version reads {FORMAT}.",
                 next_step="Install a newer meshnb: pip install --upgrade meshnb.",
             )
+        notes = manifest.get("notes")
+        self._damage += [str(note) for note in notes] if isinstance(notes, list) else []
         if manifest.get("complete") is False:
             self._damage.append("The recording was interrupted: what it had not asked is missing.")
         return manifest
@@ -218,25 +233,30 @@ def record(
     questions: Iterable[Question] | None = None,
     *,
     progress: Progress | None = None,
+    keep: Iterable[str] = (),
 ) -> Path:
     """Ask a source and write its answers as a bundle, a zip; return the zip's path.
 
     ``questions`` are by default all that the source can be asked. ``progress`` wraps the answers as
-    they arrive; by default a tqdm bar where there is a terminal or a notebook. Secret values are
-    redacted before they are written. The file appears under its name only when it is whole; when
-    the recording is interrupted, what was answered until then is kept and the manifest says
-    ``"complete": false``. Raises :class:`~meshnb.errors.BundleError` when ``path`` exists already,
-    cannot be written, or would hold no answer at all.
+    they arrive; by default a tqdm bar where there is a terminal or a notebook. Secrets are redacted
+    before anything is written; ``keep`` names what is not
+    (:data:`meshnb.sources.redaction.KEEPABLE`), and the manifest counts what was taken out. The
+    file appears under its name only when it is whole; when the recording is interrupted, what was
+    answered until then is kept and the manifest says ``"complete": false``. Raises
+    :class:`~meshnb.errors.BundleError` when ``path`` exists already, cannot be written, or would
+    hold no answer at all.
     """
-    target = Path(path)
+    target, redaction = Path(path), Redaction(keep)
     if os.path.lexists(target):
         raise BundleError(f"{str(target)!r} exists already.", next_step="Choose another name.")
     partial = target.parent / f"{target.name}.partial"
     asked = list(source.questions() if questions is None else questions)
+    if progress is None and getattr(source, "watch", None) is not None:
+        progress = _unchanged  # such a source tells of its progress itself
     answers = (progress or _bar)(source.ask(asked), len(asked))
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            _write(archive, source, answers)
+            _write(archive, source, answers, redaction)
         partial.replace(target)
     except OSError as error:
         raise BundleError(
@@ -249,11 +269,12 @@ def record(
     return target
 
 
-def _write(archive: zipfile.ZipFile, source: Source, answers: Iterable[Answer]) -> None:
+def _write(
+    archive: zipfile.ZipFile, source: Source, answers: Iterable[Answer], redaction: Redaction
+) -> None:
     index: list[str] = []
     taken: list[datetime] = []
     names: set[str] = set()
-    redacted: dict[str, int] = {}
     complete = True
     try:
         for answer in answers:
@@ -265,13 +286,11 @@ def _write(archive: zipfile.ZipFile, source: Source, answers: Iterable[Answer]) 
             if answer.status is not None:
                 line["status"] = answer.status
             if answer.detail:
-                line["detail"] = dict(answer.detail)
+                line["detail"] = redaction.detail(answer.detail)
             if answer.error is not None:
-                line["error"] = answer.error
+                line["error"] = redaction.text(answer.error)
             elif answer.body:
-                body, counts = redact(answer.question, answer.content)
-                for what, count in counts.items():
-                    redacted[what] = redacted.get(what, 0) + count
+                body = redaction.body(answer.question, answer.content)
                 line["file"] = _unused(_file_name(answer.question), names)
                 archive.writestr(line["file"], body)
             index.append(json.dumps(line, separators=(",", ":")))
@@ -287,21 +306,30 @@ def _write(archive: zipfile.ZipFile, source: Source, answers: Iterable[Answer]) 
         "kind": "mesh-evidence",
         "started_at": _rfc3339(min(taken)) if taken else None,
         "finished_at": _rfc3339(max(taken)) if taken else None,
-        "source": source.label,
+        "source": redaction.text(source.label),
         "complete": complete,
-        "redacted": [f"{what}: {count}" for what, count in sorted(redacted.items())],
+        "redacted": [f"{what}: {count}" for what, count in sorted(redaction.counts.items())],
+        "kept": list(redaction.kept),
+        "notes": [redaction.text(note) for note in source.damage],
         "recorder": "meshnb",
     }
     inherited = getattr(source, "manifest", {})
     for name in ("cluster", "istio_namespace"):
         if name in inherited:
             manifest[name] = inherited[name]
+    version = getattr(source, "server_version", None)
+    if version:
+        archive.writestr(_SERVER_VERSION, json.dumps(version, indent=1))
     archive.writestr("index.jsonl", "\n".join(index) + "\n")
     archive.writestr("manifest.json", json.dumps(manifest, indent=1))
 
 
 def _rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _unchanged(answers: Iterable[Answer], _: int) -> Iterable[Answer]:
+    return answers
 
 
 def _bar(answers: Iterable[Answer], total: int) -> Iterable[Answer]:
