@@ -6,18 +6,22 @@ rooms that it needs itself, because pandas alone takes longer to start than help
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -27,9 +31,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from meshnb.diagnosis import Diagnosis, RankedCause
+    from meshnb.guides.accounts import Account, Part
+    from meshnb.guides.since import Since
     from meshnb.sources import Source
+    from meshnb.sources.progress import Progress
     from meshnb.tables import Facts, Table
     from meshnb.traces.comparison import Comparison
+    from meshnb.traces.moments import RowChange
 
 #: The exit codes, as `meshnb --help` explains them.
 PROBLEM, USAGE, UNUSABLE, BROKEN, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 4, 130, 141
@@ -178,8 +186,16 @@ def _time(moment: datetime) -> str:
 
 
 def _open(name: str, mesh_config: str | None = None, mesh_networks: str | None = None) -> Source:
-    from meshnb.sources import open_source, recordings  # noqa: PLC0415  not for --help
+    from meshnb.sources import is_cluster, open_source, recordings  # noqa: PLC0415  not for --help
 
+    chosen: dict[str, Any] = click.get_current_context().meta.get(_CHOSEN, {})
+    if is_cluster(name):
+        return _open_cluster(name, chosen)
+    if chosen:
+        raise UsageError(
+            f"{' and '.join(chosen)} chooses what a live cluster is asked, and {name!r} is none.",
+            next_step="Leave it out, or name a cluster: cluster, or cluster:CONTEXT.",
+        )
     try:
         return open_source(name, mesh_config=mesh_config, mesh_networks=mesh_networks)
     except SourceError as error:
@@ -192,17 +208,74 @@ def _open(name: str, mesh_config: str | None = None, mesh_networks: str | None =
         raise
 
 
-def _facts(name: str, mesh_config: str | None = None, mesh_networks: str | None = None) -> Facts:
+def _open_cluster(name: str, chosen: Mapping[str, Any]) -> Source:
+    from meshnb.sources import Limits, Scope, open_source  # noqa: PLC0415  not for --help
+
+    context = chosen.get("--context")
+    if context is not None and name != "cluster":
+        raise UsageError(f"{name!r} names a context, and so does --context.")
+    if chosen.get("--all-namespaces") and chosen.get("--namespace"):
+        raise UsageError("--all-namespaces and --namespace exclude each other.")
+    scope = Scope(
+        namespaces=chosen.get("--namespace", ()),
+        pods=chosen.get("--pod", ()),
+        labels=chosen.get("--selector", ""),
+        sample=chosen.get("--sample"),
+        istio_namespace=chosen.get("--istio-namespace", ""),
+        revision=chosen.get("--revision", ""),
+    )
+    limits = Limits(log_since_s=chosen.get("--since"))
+    total = chosen.get("--timeout")
+    if total is not None:
+        limits = replace(limits, total_s=total, question_s=min(total, limits.question_s))
+    return open_source(
+        f"cluster:{context}" if context is not None else name,
+        scope=scope,
+        limits=limits,
+        watch=_Watch().show,
+    )
+
+
+class _Watch:
+    """Draws the progress of asking a cluster: on a terminal one line, elsewhere the end only."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, progress: Progress) -> None:
+        """Draw one moment."""
+        line = _one_line(str(progress))
+        if self._terminal:
+            width = max(shutil.get_terminal_size().columns - 1, _NARROWEST)
+            end = "\n" if progress.done else ""
+            click.echo(f"\r\x1b[K{_cut(line, width)}{end}", nl=False, err=True, color=True)
+        elif progress.done and progress.elapsed_s >= 1:
+            _complain(f"{line} in {progress.elapsed_s:.1f} s")
+
+
+def _facts(
+    name: str,
+    mesh_config: str | None = None,
+    mesh_networks: str | None = None,
+    *,
+    everything: bool = True,
+) -> Facts:
+    """Open a source; a cluster is asked everything at once, unless few of its tables are wanted."""
+    from meshnb.sources import is_cluster  # noqa: PLC0415  not for --help
     from meshnb.tables import Facts  # noqa: PLC0415  brings pandas
 
-    return Facts(_open(name, mesh_config, mesh_networks))
+    facts = Facts(_open(name, mesh_config, mesh_networks))
+    if everything and is_cluster(name) and not facts.gather():
+        _complain("interrupted: what follows rests on what was answered until then")
+    return facts
 
 
 _EXIT_CODES = """\
 \b
 Exit codes:
-  0    done; for `diagnose`: nothing is wrong
-  1    `diagnose` found a problem, or could not see enough to say that there is none
+  0    done; for `diagnose`: nothing is wrong; for `trace`: it gets through
+  1    `diagnose` found a problem, or could not see enough to say that there is none; `trace` found
+       where it ends, or could not see enough to say that it gets through
   2    the command is wrong: an unknown option, table, column, check or recording
   3    the source cannot be used, or a bundle cannot be written
   4    meshnb itself failed
@@ -211,6 +284,8 @@ Exit codes:
 \b
 SOURCE is the path of a bundle, a folder or a zip, or recorded:NAME for a recording that ships with
 meshnb (`meshnb recordings` lists them), or a folder of manifests or one YAML file, not yet applied.
+cluster is the live cluster of kubectl's current context, cluster:CONTEXT that of another one; it is
+only read.
 Colour is for terminals only, and never when NO_COLOR is set."""
 
 
@@ -231,7 +306,69 @@ def commands(context: click.Context) -> None:
         _say(context.get_help() + "\n")
 
 
-_source = click.argument("source", metavar="SOURCE")
+#: Where a command keeps which part of a cluster was chosen, by the options' names.
+_CHOSEN = "meshnb.cli.chosen"
+
+
+def _choose(context: click.Context, option: click.Parameter, value: Any) -> None:
+    if value not in (None, (), False):
+        context.meta.setdefault(_CHOSEN, {})[max(option.opts, key=len)] = value
+
+
+#: An option that no command takes itself: what is chosen is kept for when a source is opened.
+_of_cluster = partial(click.option, expose_value=False, callback=_choose)
+_SCOPE = (
+    _of_cluster("--context", metavar="NAME", help="Of a cluster: the context of the kubeconfig."),
+    _of_cluster(
+        *("-n", "--namespace"),
+        metavar="NAME",
+        multiple=True,
+        help="Of a cluster: ask only the pods of this namespace. Repeat it for several.",
+    ),
+    _of_cluster(
+        *("-A", "--all-namespaces"), is_flag=True, help="Of a cluster: ask all. The default."
+    ),
+    _of_cluster(
+        "--pod", metavar="NAME", multiple=True, help="Of a cluster: ask only this pod. Repeatable."
+    ),
+    _of_cluster(
+        *("-l", "--selector"), metavar="LABELS", help="Of a cluster: ask only pods with these."
+    ),
+    _of_cluster(
+        "--sample",
+        type=click.IntRange(min=1),
+        help="Of a cluster: ask so many pods of each workload.  [default: all; 3 above 1000 pods]",
+    ),
+    _of_cluster(
+        "--since",
+        metavar="SECONDS",
+        type=click.IntRange(min=1),
+        help="Of a cluster: read logs no further back than this.",
+    ),
+    _of_cluster(
+        "--timeout",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Of a cluster: end the asking after this.  [default: 900]",
+    ),
+    _of_cluster(
+        *("-i", "--istio-namespace"),
+        metavar="NAME",
+        help="Of a cluster: ask only the istiods of this namespace.",
+    ),
+    _of_cluster(
+        "--revision", metavar="NAME", help="Of a cluster: ask only the istiods of this revision."
+    ),
+)
+
+
+def _source(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command its source, and the options that choose a part of a live one."""
+    for option in reversed(_SCOPE):
+        command = option(command)
+    return click.argument("source", metavar="SOURCE")(command)
+
+
 _mesh_config = click.option(
     "--mesh-config", metavar="FILE", help="The MeshConfig that manifests are judged by, as YAML."
 )
@@ -336,6 +473,8 @@ def _first_cause(page: _Page, cause: RankedCause) -> None:
 
 def _extent(cause: RankedCause) -> str:
     """Return since when it is seen, until when, and how often."""
+    if cause.standing == "blemish":
+        return "It explains nothing of what goes wrong, so it is not the cause."
     if not cause.explains:
         return "It explains nothing that was seen."
     failed: dict[str, int] = {}
@@ -537,7 +676,7 @@ def print_table(
     wanted = [_condition(table, condition) for condition in conditions]
     columns = list(table.columns) if chosen is None else chosen.split(",")
     columns = [_column(table, column) for column in columns]
-    facts = _facts(source)
+    facts = _facts(source, everything=False)
     frame = matching = facts[name]
     for column, value in wanted:
         matching = matching[[_text(_value(cell)) == value for cell in matching[column].tolist()]]
@@ -744,22 +883,78 @@ def coverage(source: str) -> None:
 @commands.command()
 @_source
 @click.argument("path", metavar="PATH")
+@click.option("--keep-environment", is_flag=True, help="Keep values of environment variables.")
+@click.option("--keep-headers", is_flag=True, help="Keep authorization headers and cookies.")
+@click.option("--keep-arguments", is_flag=True, help="Keep arguments that look like credentials.")
 @click.pass_context
-def record(context: click.Context, source: str, path: str) -> None:
+def record(context: click.Context, /, source: str, path: str, **keep: bool) -> None:
     """Write all that a source answers as a bundle.
 
-    PATH is the zip to write; it must not exist yet. Values of Secrets and private keys are never
-    written. When it is interrupted, what was answered until then is kept.
+    PATH is the zip to write; it must not exist yet. Before anything is written, these are taken
+    out: values of Secrets, private keys, tokens, authorization headers and cookies, passwords,
+    values of environment variables but those of Istio itself. Certificates and names stay. Values
+    of Secrets, private keys and tokens are never written. When it is interrupted, what was answered
+    until then is kept.
     """
     from meshnb.sources import Bundle  # noqa: PLC0415  not for --help
     from meshnb.sources import record as write  # noqa: PLC0415
 
-    written = Bundle(write(_open(source), path))
+    kept = [name.removeprefix("keep_") for name, wanted in keep.items() if wanted]
+    written = Bundle(write(_open(source), path, keep=kept))
     page = _Page()
     page.add(f"{_count(len(written.questions()), 'answer')}", label=f"{written.label}:")
+    redacted = "; ".join(map(str, written.manifest["redacted"]))
+    page.add(redacted or "nothing", label="Redacted:")
     page.show()
     _note(written.damage, f"`meshnb coverage {path}` lists them.")
     context.exit(INTERRUPTED if written.manifest["complete"] is False else 0)
+
+
+@commands.command(
+    epilog="Exit codes: 0 nothing lacks; 1 some permission lacks; 3 the cluster cannot be used.",
+)
+@click.argument("source", metavar="[SOURCE]", required=False)
+@click.option(
+    *("-n", "--namespace"),
+    metavar="NAME",
+    multiple=True,
+    help="Of these namespaces only. Repeat it for several.  [default: all]",
+)
+@click.option(*("-i", "--istio-namespace"), metavar="NAME", default="", help="Where istiod runs.")
+@click.option("--secrets", is_flag=True, help="Lists of Secrets as well.")
+@click.pass_context
+def permissions(
+    context: click.Context,
+    source: str | None,
+    *,
+    namespace: tuple[str, ...],
+    istio_namespace: str,
+    secrets: bool,
+) -> None:
+    """Print the roles that asking a mesh needs.
+
+    They are YAML for kubectl apply. With SOURCE, which permissions lack there is printed instead.
+    SOURCE is cluster, cluster:CONTEXT, or a recording, which was refused what is missing there.
+    Nothing is created to find out: the questions themselves are asked. Secrets hold certificates of
+    gateways; checks of those have no verdict without --secrets.
+    """
+    from meshnb.sources import Scope, is_cluster  # noqa: PLC0415  not for --help
+    from meshnb.sources.permissions import manifest, missing, needed  # noqa: PLC0415
+
+    scope = Scope(namespaces=namespace, istio_namespace=istio_namespace)
+    if source is None:
+        _say(manifest(needed(scope, secrets=secrets)))
+        return
+    chosen = {"--namespace": namespace, "--istio-namespace": istio_namespace}
+    opened = _open_cluster(source, chosen) if is_cluster(source) else _open(source)
+    page = _Page()
+    lacking = missing(opened, scope, secrets=secrets)
+    for permission, said in sorted(lacking.items()):
+        page.add(said, label=f"{permission}:")
+    if not lacking:
+        page.add(f"{opened.label} refused nothing.")
+    page.show()
+    context.exit(PROBLEM if lacking else 0)
 
 
 @commands.command()
@@ -945,6 +1140,284 @@ def _comparison(page: _Page, found: Comparison) -> None:
             page.add(f"and {len(resource.differences) - _FEW} more places", indent=2)
 
 
+@commands.command(
+    "diff",
+    epilog="Exit codes, as of diff: 0 nothing changed; 1 something did; 2 the command is wrong; "
+    "3 a source cannot be used.",
+)
+@click.argument("before", metavar="BEFORE")
+@click.argument("after", metavar="AFTER")
+@click.option("--table", metavar="NAME", help="Compare the rows of one table only, by its key.")
+@click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
+@click.pass_context
+def compare_moments(
+    context: click.Context, before: str, after: str, *, table: str | None, as_json: bool
+) -> None:
+    """Say what changed between two moments of a mesh.
+
+    BEFORE and AFTER are sources. Versions, ages, counters and times are left out; pods that a
+    workload replaced are one rollout.
+    """
+    from meshnb.guides.base import Case  # noqa: PLC0415  brings pandas
+    from meshnb.guides.since import Since  # noqa: PLC0415
+    from meshnb.traces.moments import Moments, comparable  # noqa: PLC0415
+
+    if table is not None:
+        comparable(table)
+    old, new = _facts(before), _facts(after)
+    if old.now > new.now:
+        _complain("note: BEFORE is the newer of the two")
+    if table is not None:
+        rows = Moments(old, new).rows(table)
+        _changed_rows(rows, as_json=as_json)
+        context.exit(PROBLEM if rows else 0)
+    since = Since(Case.of(old), Case.of(new))
+    if as_json:
+        _say(json.dumps(since.to_json(), indent=1) + "\n")
+    else:
+        page = _Page()
+        _since(page, since)
+        page.show()
+    _note([f"not compared: {one}" for one in since.moments.unseen], "--json lists them.")
+    context.exit(0 if since.same else PROBLEM)
+
+
+def _since(page: _Page, since: Since) -> None:
+    sides = " -> ".join(
+        f"{case.facts.source.label}, {_time(case.facts.now)}"
+        for case in (since.before, since.after)
+    )
+    page.add(since.headline(), label=f"{sides}:", strong=True)
+    for causes, label, colour in (
+        (since.new_causes, "New problem:", "red"),
+        (since.gone_causes, "No problem any more:", "green"),
+    ):
+        for cause in causes:
+            page.add(cause.finding.message, label=label, colour=colour, indent=1)
+    signs = {"added": "+", "removed": "-"}
+    for change in since.changes:
+        page.add(change.words, label=signs.get(change.state, "~"), indent=1)
+
+
+def _changed_rows(rows: Sequence[RowChange], *, as_json: bool) -> None:
+    if as_json:
+        _say(json.dumps([row.to_json() for row in rows], indent=1) + "\n")
+        return
+    page = _Page()
+    if not rows:
+        page.add("Nothing changed.")
+    for row in rows:
+        page.add("" if row.state == "changed" else row.state, label=f"{row.name}:")
+        for edit in row.edits:
+            page.add(str(edit), indent=1)
+    page.show()
+
+
+@commands.command(
+    "report", epilog="Exit codes: 0 it is written; 2 it is not; 3 the source cannot be used."
+)
+@_source
+@_mesh_config
+@click.argument("path", metavar="OUT.html")
+@click.option("--force", is_flag=True, help="Replace the file when it exists.")
+def write_report(source: str, path: str, *, mesh_config: str | None, force: bool) -> None:
+    """Write the diagnosis as one HTML page for the post-mortem.
+
+    With symptoms, causes, evidence, what was ruled out, what could not be seen, what happened when,
+    and the SHA-256 of what it rests on. The page needs no network.
+    """
+    from pathlib import Path  # noqa: PLC0415  not for --help
+
+    from meshnb.diagnosis import diagnose as diagnosis_of  # noqa: PLC0415  brings pandas
+    from meshnb.views.report import write_report as write  # noqa: PLC0415  brings widgets
+
+    facts = _facts(source, mesh_config)
+    written = write(diagnosis_of(facts), Path(path), force=force)
+    page = _Page()
+    page.add(f"{written}", label="written:")
+    page.show()
+    _note(facts.source.damage, f"`meshnb coverage {source}` lists them.")
+
+
+@commands.group(invoke_without_command=True)
+@click.pass_context
+def trace(context: click.Context) -> None:
+    """Follow one request, one change or one connection, hop by hop."""
+    if context.invoked_subcommand is None:
+        _say(context.get_help() + "\n")
+
+
+_TRACE_CODES = (
+    "Exit codes: 0 it gets through, or is in force; 1 it does not, not always, or that cannot be "
+    "decided; 2 there is no such request, object or end; 3 the source cannot be used."
+)
+_as_json = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the trace as JSON, format 1; its outcome is passes, broken, varies or undecided.",
+)
+_all_hops = click.option(
+    "--all", "everything", is_flag=True, help="Leave nothing out: all that was passed over."
+)
+
+
+@trace.command("request", epilog=_TRACE_CODES)
+@_source
+@click.argument("words", metavar="REQUEST", required=False)
+@click.option("--line", type=click.IntRange(min=0), help="A row of the table access_log instead.")
+@_as_json
+@_all_hops
+@click.pass_context
+def trace_request(
+    context: click.Context,
+    source: str,
+    words: str | None,
+    *,
+    line: int | None,
+    as_json: bool,
+    everything: bool,
+) -> None:
+    """Follow a request through the proxies.
+
+    REQUEST is one text, such as "GET /reviews/0 with header end-user: jason from client.bookinfo to
+    reviews:9080". What is not named was not sent.
+    """
+    from meshnb.guides.accounts import logged, of_request  # noqa: PLC0415  brings pandas
+    from meshnb.traces.request import Request, follow_request  # noqa: PLC0415
+
+    facts = _facts(source)
+    if words is not None and line is None:
+        request, seen = Request.parse(facts, words), ""
+    elif line is not None and words is None:
+        request, seen = Request.of_line(facts, line), logged(facts, line)
+    else:
+        raise UsageError("Name one request.", next_step="Write REQUEST, or --line ROW.")
+    found = follow_request(facts, request)
+    _traced(context, facts, of_request(found), found.to_json(), seen, (as_json, everything))
+
+
+@trace.command("change", epilog=_TRACE_CODES)
+@_source
+@click.argument("subject", metavar="KIND/NAMESPACE/NAME")
+@_as_json
+@_all_hops
+@click.pass_context
+def trace_change(
+    context: click.Context, source: str, subject: str, *, as_json: bool, everything: bool
+) -> None:
+    """Follow an object from being stored to being used.
+
+    One that is gone, and is still held by a proxy, can be followed as well.
+    """
+    from meshnb.guides.accounts import follow_written, of_change  # noqa: PLC0415  brings pandas
+
+    facts = _facts(source)
+    found = follow_written(facts, subject)
+    _traced(context, facts, of_change(found), found.to_json(), "", (as_json, everything))
+
+
+@trace.command("connection", epilog=_TRACE_CODES)
+@_source
+@click.argument("client", metavar="CLIENT")
+@click.argument("server", metavar="SERVER:PORT")
+@_as_json
+@_all_hops
+@click.pass_context
+def trace_connection(
+    context: click.Context,
+    source: str,
+    client: str,
+    server: str,
+    *,
+    as_json: bool,
+    everything: bool,
+) -> None:
+    """Look at both ends of a connection: TLS, certificates and trust.
+
+    CLIENT is a pod as POD.NAMESPACE, a workload, or `outside`; SERVER is a Service, a pod, an
+    address or an external host.
+    """
+    from meshnb.guides.accounts import of_connection  # noqa: PLC0415  brings pandas
+    from meshnb.traces.connection import follow_connection  # noqa: PLC0415
+
+    facts = _facts(source)
+    found = follow_connection(facts, client, server)
+    _traced(context, facts, of_connection(found), found.to_json(), "", (as_json, everything))
+
+
+def _traced(
+    context: click.Context,
+    facts: Facts,
+    account: Account,
+    document: Mapping[str, Any],
+    seen: str,
+    asked: tuple[bool, bool],
+) -> None:
+    """Print what a trace found, and end with the exit code of it."""
+    as_json, everything = asked
+    if as_json:
+        head = {"format": 1, "kind": account.kind, "outcome": account.verdict}
+        log = {"logged": seen} if seen else {}
+        _say(json.dumps({**head, **log, **document}, indent=1) + "\n")
+    else:
+        page = _Page()
+        _account(page, facts, account, seen, everything=everything)
+        page.show()
+    _note(facts.source.damage, f"`meshnb coverage {facts.source.label}` lists them.")
+    context.exit(0 if account.verdict == "passes" else PROBLEM)
+
+
+_COLOURS = {"passes": "green", "broken": "red"}
+
+
+def _account(page: _Page, facts: Facts, account: Account, seen: str, *, everything: bool) -> None:
+    from meshnb.guides.accounts import place  # noqa: PLC0415  brings pandas
+
+    colour = _COLOURS.get(account.verdict, "yellow")
+    page.add(account.says, label=f"{account.word}:", colour=colour, strong=True)
+    page.add(account.title, indent=1)
+    if seen:
+        page.add(seen, indent=1)
+    page.gap()
+    where = ""
+    for part in account.parts:
+        if place(part) != where:
+            where = place(part)
+            page.add(label=where)
+        _part(page, facts, part, everything=everything, ends=part is account.broken)
+    if account.undecided:
+        page.gap()
+        page.add(label="Cannot be decided:")
+        for reason in account.undecided:
+            page.add(reason, indent=1)
+
+
+def _part(page: _Page, facts: Facts, part: Part, *, everything: bool, ends: bool) -> None:
+    from meshnb.guides.accounts import cited_words, headed  # noqa: PLC0415  brings pandas
+
+    label = f"{part.state.sign} {headed(part)}"
+    colour = "red" if ends else None
+    page.add(f"{part.says}{'  <- here' if ends else ''}", label=label, colour=colour, indent=1)
+    # What all is well with needs no proof unless it is asked for.
+    if everything or part.state.name in ("BROKEN", "ODD", "UNKNOWN"):
+        for cited in cited_words(facts, part):
+            page.row(cited, indent=3)
+    if part.object:
+        page.row(f"made from {part.object}", indent=3)
+    shown = part.passed_over if everything else part.passed_over[:_SAMPLE_ROWS]
+    for name, why in shown:
+        page.row(f"not {name}: {why}", indent=3)
+    if len(shown) < len(part.passed_over):
+        page.row(f"and {len(part.passed_over) - len(shown)} more (--all lists them)", indent=3)
+    grave = [one for one in part.standings if one.state.name == part.state.name]
+    standings = part.standings if everything else grave if part.state.name != "FINE" else ()
+    for one in standings if everything else standings[:_FEW]:
+        page.add(one.says, label=f"{one.state.sign} {one.title}:", indent=3)
+    if not everything and len(standings) > _FEW:
+        page.row(f"and {len(standings) - _FEW} more (--all lists them)", indent=3)
+
+
 @commands.command()
 @_source
 @_mesh_config
@@ -1005,6 +1478,76 @@ def findings(
         levels.index(finding.level.lower()) <= levels.index(fail_on) for _, finding in found
     ):
         context.exit(PROBLEM)
+
+
+@commands.command(
+    "serve",
+    epilog="""\b
+A fault is its name, a colon, and fields with commas between them, such as
+  slow:seconds=0.5,resource=pods/log       answers come late
+  refuse:verb=create,resource=pods/portforward,namespace=shop
+  drop:every=3                             every third connection is cut
+  restart:name=reviews-*,after=2           a pod is replaced while it is asked
+Others are hang, fail, garbage, gone and expire. Requests through a port-forward
+have the resource http; a star stands for any text.""",
+)
+@_source
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default a free one.")
+@click.option(
+    "--kubeconfig",
+    metavar="PATH",
+    help="Where to write the kubeconfig, by default a temporary file. It is removed at the end.",
+)
+@click.option(
+    "--credential",
+    type=click.Choice(["token", "certificate", "exec"]),
+    default="token",
+    help="What the kubeconfig proves its user with; exec is a plugin that prints a token.",
+)
+@click.option("--fault", "faults", metavar="FAULT", multiple=True, help="What to do wrong.")
+@click.option("--pods", type=click.IntRange(0), help="Copy proxies until there are so many.")
+@click.option("--body-mb", type=click.FloatRange(0), help="Make each configuration dump so large.")
+def serve_recording(
+    source: str,
+    *,
+    port: int,
+    kubeconfig: str | None,
+    credential: Literal["token", "certificate", "exec"],
+    faults: Sequence[str],
+    pods: int | None,
+    body_mb: float | None,
+) -> None:
+    """Serve a recording as a Kubernetes API.
+
+    For kubectl and for `diagnose cluster`, on this machine only. Nothing can be written to it, and
+    what was not recorded is answered with 404. Ctrl-C ends it.
+    """
+    import signal  # noqa: PLC0415  not for --help
+    import threading  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from meshnb.sources.serve import Grown, parse_fault, serve  # noqa: PLC0415  brings aiohttp
+
+    wanted = [parse_fault(fault) for fault in faults]
+    opened = _open(source)
+    if pods or body_mb:
+        opened = Grown(opened, pods=pods or 0, body_mb=body_mb or 0.0)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    path = None if kubeconfig is None else Path(kubeconfig).absolute()
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        serve(opened, port=port, kubeconfig=path, credential=credential, faults=wanted) as served,
+    ):
+        page = _Page()
+        page.add(f"{opened.label} at {served.url}. Ctrl-C ends it.", label="Serving:")
+        # Not wrapped, so that it can be copied.
+        written = shlex.quote(str(served.kubeconfig))
+        page.lines.append(f"{_INDENT}export KUBECONFIG={_one_line(written)}")
+        page.add("kubectl get pods -A", indent=1)
+        page.add("meshnb diagnose cluster", indent=1)
+        page.show()
+        _note(opened.damage, f"`meshnb coverage {source}` lists them.")
+        threading.Event().wait()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -56,9 +56,13 @@ class CatalogueError(MeshnbError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the sentence that offers the nearest known names, for the end of an error message."""
+    """Return the sentence that offers the nearest known names, for the end of an error message.
+
+    Those that begin as the name does come first: it may not have been written to its end.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    alike = difflib.get_close_matches(name, names, n=len(names) or 1, cutoff=0.5)
+    close = sorted(alike, key=lambda one: not one.startswith(name))[:3]
     if close:
         return f"Did you mean {' or '.join(close)}?"
     if len(names) > 60:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from meshnb.sources import Bundle
 from meshnb.tables import Facts
+from tests import policy_filters
 from tests.conftest import unpacked
 
 
@@ -79,6 +80,8 @@ _READ_BY_ISTIOD = {
     "telemetries": "Telemetry",
     "wasmplugins": "WasmPlugin",
 }
+#: The kinds of which istiod makes filters for the pods that they select.
+_POLICIES = ("authorizationpolicies", "requestauthentications")
 _OF_SECURITY = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication")
 _SECURITY = "security.istio.io/v1"
 
@@ -94,11 +97,16 @@ def metadata(name: str, namespace: str, changed: str, created: str = "") -> dict
 
 
 class Altered:
-    """A copy of a recording, whose answers can be changed one by one before it is opened."""
+    """A copy of a recording, whose answers can be changed one by one before it is opened.
 
-    def __init__(self, name: str, folder: Path) -> None:
+    Of the objects that are changed, istiod shows what it reads, and the proxies hold the filters
+    that istiod makes of policies, unless they are not ``delivered``.
+    """
+
+    def __init__(self, name: str, folder: Path, *, delivered: bool = True) -> None:
         """Copy the recording ``name`` into ``folder``."""
         self.name = name
+        self.delivered = delivered
         self.folder = folder / name
         shutil.copytree(unpacked() / name, self.folder)
 
@@ -115,17 +123,64 @@ class Altered:
         assert found, f"{self.name} has no answer to {request}"
         return found
 
+    def answers(self, **request: Any) -> list[Any]:
+        """Return the JSON of each answer whose request has these values."""
+        found = self._matching(**request)
+        return [json.loads((self.folder / one["file"]).read_text()) for one in found]
+
     def objects(self, resource: str, change: Callable[[list[Any]], None]) -> Altered:
         """Change the list of objects of one resource in place."""
         for entry in self._matching(kind="list", resource=resource):
             path = self.folder / entry["file"]
             document = json.loads(path.read_text())
             document["items"] = document["items"] or []
+            before = json.loads(json.dumps(document["items"]))
             change(document["items"])
             path.write_text(json.dumps(document))
+            if resource in _POLICIES and self.delivered:
+                changed = [one for one in before if one not in document["items"]]
+                changed += [one for one in document["items"] if one not in before]
+                self._deliver(changed)
             if resource in _READ_BY_ISTIOD and "istio.io" in entry["request"]["apiVersion"]:
                 self._read(_READ_BY_ISTIOD[resource], document["items"])
         return self
+
+    def _stored(self, resource: str) -> list[Any]:
+        found: list[Any] = []
+        for entry in self._index:
+            if entry["request"].get("resource") == resource and "file" in entry:
+                found += json.loads((self.folder / entry["file"]).read_text())["items"] or []
+        return found
+
+    def _deliver(self, changed: list[Any]) -> None:
+        """Let the proxies of the pods that these policies select hold what is stored now."""
+        stored = [self._stored(resource) for resource in _POLICIES]
+        pods = {
+            (one["metadata"]["namespace"], one["metadata"]["name"]): one
+            for one in self._stored("pods")
+        }
+        for entry in self._index:
+            asked = entry["request"]
+            pod = pods.get((asked.get("namespace"), asked.get("pod")))
+            dumped = str(asked.get("path")).startswith("/config_dump") and "file" in entry
+            if not dumped or pod is None or asked["port"] != 15000:
+                continue
+            mine = [one for one in changed if policy_filters.selects(one, pod)]
+            if mine:
+                held = [[p for p in one if policy_filters.selects(p, pod)] for one in stored]
+                at = max(policy_filters.changed_at(one) for one in mine)
+                self._hold(self.folder / entry["file"], at, *held)
+
+    def _hold(self, path: Path, at: str, policies: list[Any], tokens: list[Any]) -> None:
+        dump = json.loads(path.read_text())
+        parts = {part["@type"].rpartition(".")[2]: part for part in dump["configs"]}
+        alone = parts["BootstrapConfigDump"]["bootstrap"]["node"]["id"].startswith("router~")
+        for one in parts["ListenersConfigDump"].get("dynamic_listeners", []):
+            if "active_state" in one and (alone or one["name"] == "virtualInbound"):
+                active = one["active_state"]
+                policy_filters.hold(active["listener"], policies, tokens)
+                active["last_updated"] = policy_filters.later(active["last_updated"], at)
+        path.write_text(json.dumps(dump))
 
     def _read(self, kind: str, objects: list[Any]) -> None:
         """Let each istiod that shows its configuration hold what is stored of one kind."""
@@ -286,6 +341,21 @@ class Altered:
         for entry in self._matching(**request):
             path = self.folder / entry["file"]
             path.write_bytes(change(path.read_bytes()))
+        return self
+
+    def disconnect(self, proxy: str) -> Altered:
+        """Let no istiod know the proxies whose names begin so."""
+
+        def without(page: Any) -> None:
+            clients = page if isinstance(page, list) else page["clients"]
+            clients[:] = [
+                one
+                for one in clients
+                if not str(one.get("proxy") or one["connectionId"]).startswith(proxy)
+            ]
+
+        for path in ("/debug/syncz", "/debug/connections"):
+            self.pages(without, path=path)
         return self
 
     def silence(self, error: str, status: int | None = None, **request: Any) -> Altered:

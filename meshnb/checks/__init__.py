@@ -32,7 +32,9 @@ MNB610    the way from a proxy to istiod
 MNB620    EnvoyFilters and Telemetries
 MNB640    what exportTo hides
 MNB680    changes that do not arrive
-MNB700    pods and applications
+MNB700    pods behind Services
+MNB710    applications, and the way to them
+MNB720    what proxies have counted, where no log tells
 MNB750    start and end of pods with a sidecar
 MNB770    traffic that goes past a sidecar
 MNB800    protocols
@@ -74,11 +76,13 @@ from collections.abc import Mapping
 from meshnb.checks import (
     admission,
     ambient,
+    applications,
     authorization,
     capture,
     certificates,
     changes,
     control_plane,
+    counted,
     creation,
     destination_rules,
     encryption,
@@ -189,6 +193,8 @@ FAMILIES = (
     visibility,
     undelivered,
     workloads,
+    applications,
+    counted,
     startup,
     capture,
     protocols,

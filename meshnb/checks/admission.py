@@ -31,11 +31,12 @@ from meshnb.checks.base import (
 )
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
-from meshnb.tables.base import Got, dig, items, mapping
+from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.envoy import ProxyConfigs
 from meshnb.traces.failures import Failure
 from meshnb.traces.held_policies import Unheld, unheld
 from meshnb.traces.inbound import SENT, Inbound, Met
+from meshnb.traces.istiod_objects import istiods_objects
 from meshnb.traces.matchers import Undecided
 from meshnb.traces.mesh import ConfigObject, Mesh, plain
 from meshnb.traces.policies import RBAC_DENIED, Decision
@@ -285,7 +286,7 @@ def policy_not_held(
     A policy protects nobody before it has arrived at the proxies of its servers. That it stands in
     Kubernetes, and is valid, says nothing about that.
     """
-    sent = _held_by_istiod(facts)
+    sent = {name for one in istiods_objects(facts) for name in one.names}
     configs = ProxyConfigs(facts)
     refusing = set(listeners.loc[listeners["error"].notna(), "proxy"].dropna())
     missing: dict[ConfigObject, list[Unheld]] = {}
@@ -314,17 +315,6 @@ def policy_not_held(
             ),
             certainty=0.8,
         )
-
-
-def _held_by_istiod(facts: Facts) -> frozenset[tuple[str, str, str]]:
-    """Return kind, namespace and name of the objects that any istiod says it has."""
-    found: set[tuple[str, str, str]] = set()
-    for _, page in facts.documents(Got(15014, "/debug/configz")):
-        for one in page if isinstance(page, list) else []:
-            metadata = mapping(one, "metadata")
-            namespace, name = str(metadata.get("namespace", "")), str(metadata.get("name", ""))
-            found.add((str(dig(one, "kind")), namespace, name))
-    return frozenset(found)
 
 
 def _settled(one: Unheld, facts: Facts) -> bool:

@@ -24,7 +24,7 @@ from meshnb.checks.base import (
     symptom_rows,
 )
 from meshnb.checks.misses import near_pods
-from meshnb.checks.mtls import rules_for, tls_settings
+from meshnb.checks.mtls import tls_settings
 from meshnb.checks.served import goes_on, served_before, served_by
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
@@ -33,7 +33,7 @@ from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.conditions import Asked, Judgement, http_only, identities_of, judge
 from meshnb.traces.failures import Failure
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, plain
-from meshnb.traces.rules import target_references, workload_labels
+from meshnb.traces.rules import rules_for_pod, target_references, workload_labels
 
 _POLICY = re.compile(r"ns\[([^\]]+)\]-policy\[([^\]]+)\]-rule\[(\d+)\]")
 _DENIED = "rbac_access_denied_matched_policy"
@@ -449,7 +449,7 @@ def _turns_off(client: Pod, server: Pod, port: int | None, mesh: Mesh) -> Config
     for service in mesh.services:
         if mesh.target_port(service) != port or server not in mesh.selected(service):
             continue
-        for rule in rules_for(mesh, service.host, client):
+        for rule in rules_for_pod(service.host, client, mesh):
             if any(
                 one.mode != "ISTIO_MUTUAL" and one.is_for(service.port)
                 for one in tls_settings(rule)

@@ -31,7 +31,6 @@ from meshnb.checks.mtls import (
     chain_missing,
     past_their_proxies,
     refused_handshake,
-    rules_for,
     spoke_tls,
     tls_settings,
 )
@@ -43,7 +42,7 @@ from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
 from meshnb.traces.capture import captures_inbound
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, host_matches
-from meshnb.traces.rules import egress_lists, sidecar_of, visible
+from meshnb.traces.rules import egress_lists, rules_for_pod, sidecar_of, visible
 
 _PASSTHROUGH = "PassthroughCluster"
 
@@ -256,7 +255,7 @@ def mutual_tls_not_begun(
         policy = next((one for pod, port in servers if (one := _strict(mesh, pod, port))), None)
         seen = [symptom, *_echoes(symptoms, [pod for pod, _ in servers])]
         clients = mesh.pods_of(symptom.reporters)
-        ruled = any(rules_for(mesh, symptom.host, pod) for pod in clients)
+        ruled = any(rules_for_pod(symptom.host, pod, mesh) for pod in clients)
         if policy is None or len(seen) == 1 or (automatic and ruled):
             continue
         entry = _entry_of(symptom.host, mesh)
@@ -334,8 +333,8 @@ def tls_to_http_port(
                 subject_of(entry),
                 f"{entry} declares port {number} as HTTP, and "
                 f"{and_list(map(_place, clients))} speaks TLS to it: its proxy cannot read that.",
-                "Declare the port's protocol as HTTPS or TLS, or let the client use http:// and its "
-                f"proxy begin TLS by a DestinationRule: {edit(subject_of(entry))}.",
+                "Declare the port's protocol as HTTPS or TLS, or let the client use http:// and "
+                f"its proxy begin TLS by a DestinationRule: {edit(subject_of(entry))}.",
                 evidence=(*symptom_rows(facts, [symptom]), config_rows(istio_config, entry)),
                 related=tuple(dict.fromkeys(map(workload_of, clients))),
                 explains=ids([symptom]),

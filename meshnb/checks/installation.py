@@ -31,12 +31,12 @@ from meshnb.checks.base import (
     symptom_rows,
     workload_of,
 )
-from meshnb.sources import HttpQuestion
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import one_line
 from meshnb.tables import Facts
-from meshnb.tables.base import Got, dig, mapping
+from meshnb.tables.base import dig, mapping
 from meshnb.tables.selectors import selects
+from meshnb.traces.istiod_objects import istiods_objects
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, plain
 from meshnb.traces.rules import route_hosts
 
@@ -59,7 +59,6 @@ _LEASES = (
 #: A leader that has not renewed its lease for so many of the lease's durations is gone.
 _LOST_LEADER = 4
 #: The kinds of which istiod shows all that it holds.
-_HELD = Got(15014, "/debug/configz")
 _HELD_KINDS = frozenset(
     {
         "AuthorizationPolicy",
@@ -171,24 +170,6 @@ def definition_too_old(
         )
 
 
-def _held(facts: Facts) -> tuple[set[tuple[str, str, str]], Any] | None:
-    """Return kind, namespace and name of all that istiods hold, and when; None if not told."""
-    told: set[tuple[str, str, str]] = set()
-    at = None
-    for question, page in facts.documents(_HELD):
-        if not isinstance(page, list):
-            return None
-        moment = facts.answer(question).taken_at
-        at = moment if at is None else min(at, moment)
-        for one in page:
-            name = (
-                str(dig(one, "metadata", "namespace", default="")),
-                str(dig(one, "metadata", "name")),
-            )
-            told.add((str(dig(one, "kind")), *name))
-    return (told, at) if at is not None else None
-
-
 def _about(item: ConfigObject, mesh: Mesh, symptom: Symptom) -> bool:
     """Whether a symptom is at what an object is about."""
     if item.kind == "DestinationRule":
@@ -221,16 +202,12 @@ def object_not_read(
     An object with the label istio.io/rev is for the control plane of that revision alone. istiod
     leaves out what it cannot convert, and namespaces that its discovery selectors do not choose.
     """
-    told = _held(facts)
+    told = istiods_objects(facts)
     serving = {(p.namespace, p.pod) for p in mesh.pods if p.mesh == "istiod" and p.ready}
-    asked = {
-        (question.namespace, question.pod)
-        for question, _ in facts.documents(_HELD)
-        if isinstance(question, HttpQuestion)
-    }
-    if told is None or not serving <= asked:
+    if not told or not serving <= {(one.namespace, one.pod) for one in told}:
         return  # one that did not answer may hold the rest
-    held, at = told
+    held = {name for one in told for name in one.names}
+    at = min(one.at for one in told)
     kinds_held = {kind for kind, _, _ in held}
     revisions = {
         str(pod.labels["istio.io/rev"])

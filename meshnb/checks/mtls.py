@@ -38,8 +38,8 @@ from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.capture import bypass, captures_inbound
 from meshnb.traces.failures import Failure
-from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, host_matches
-from meshnb.traces.rules import rule_host, visible
+from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort
+from meshnb.traces.rules import rule_host, rules_for_pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,37 +93,10 @@ def tls_settings(rule: ConfigObject) -> Iterator[TlsSetting]:
                 yield TlsSetting(where, str(mode), port, frozenset(), subset, labels)
 
 
-def rules_for(mesh: Mesh, host: str, pod: Pod) -> list[ConfigObject]:
-    """Return the DestinationRules that a pod's proxy obeys for a host.
-
-    istiod looks in the pod's namespace, then in the Service's, then in the root namespace, and
-    takes no more than one of them. A rule may be kept to namespaces, or to pods by labels.
-    """
-    known = [
-        rule
-        for rule in destination_rules(mesh, host)
-        if visible(rule, pod.namespace, mesh) and _obeys(pod, rule)
-    ]
-    owners = {port.namespace for port in mesh.ports(host)} | {
-        entry.namespace
-        for entry in mesh.of("ServiceEntry")
-        if any(host_matches(str(name), host) for name in items(entry.spec, "hosts"))
-    }
-    for namespaces in ({pod.namespace}, owners, {mesh.root_namespace}):
-        if chosen := [rule for rule in known if rule.namespace in namespaces]:
-            return chosen
-    return []
-
-
-def _obeys(pod: Pod, rule: ConfigObject) -> bool:
-    labels = mapping(rule.spec, "workloadSelector", "matchLabels")
-    return not labels or (rule.namespace == pod.namespace and labels.items() <= pod.labels.items())
-
-
 def _sent_by(symptom: Symptom, rule: ConfigObject, mesh: Mesh) -> bool:
     """Whether a proxy that reports a symptom at the client's end obeys a DestinationRule."""
     pods = mesh.pods_of(symptom.reporters)
-    return not pods or any(rule in rules_for(mesh, symptom.host, pod) for pod in pods)
+    return not pods or any(rule in rules_for_pod(symptom.host, pod, mesh) for pod in pods)
 
 
 def spoke_tls(failure: Failure) -> bool:
@@ -155,7 +128,7 @@ def _from_mesh(
     """Whether refused connections came from pods that obey a rule, or may have, where hidden."""
     known = [caller for caller in callers_of(symptom, mesh) if caller is not None]
     return (hidden and not known) or any(
-        caller.in_mesh and any(rule in rules_for(mesh, host, caller) for host in hosts)
+        caller.in_mesh and any(rule in rules_for_pod(host, caller, mesh) for host in hosts)
         for caller in known
     )
 
@@ -192,7 +165,7 @@ def plaintext_to_strict_server(
                 if (
                     (s.host, s.port) in ports
                     and s.side in ("client", "gateway")
-                    and refused_handshake(s)
+                    and (refused_handshake(s) or s.is_counted)
                     and f"|{setting.subset}|" in s.cluster.partition("|")[2]
                     and _sent_by(s, rule, mesh)
                 )
@@ -263,7 +236,7 @@ def tls_to_plaintext_server(
             and _sent_by(s, rule, mesh)
         ]
         if not seen:
-            yield from _contradiction(rule, settings, mesh, istio_config, facts)
+            yield from _contradiction(rule, settings, mesh, symptoms, istio_config, facts)
             continue
         setting = next(one for one in settings if any(one.is_for(s.port) for s in seen))
         servers = [pod for s in seen for port in mesh.ports(s.host) for pod in mesh.selected(port)]
@@ -294,6 +267,7 @@ def _contradiction(
     rule: ConfigObject,
     settings: list[TlsSetting],
     mesh: Mesh,
+    symptoms: Symptoms,
     istio_config: pd.DataFrame,
     facts: Facts,
 ) -> Iterator[Finding]:
@@ -319,13 +293,25 @@ def _contradiction(
             )
             why = f"its port {service.port} is declared as {service.protocol}"
         if wrong:
+            # Without logs, callers may have counted that no connection could be made.
+            seen = [
+                s
+                for s in symptoms
+                if s.is_counted
+                and s.side in ("client", "gateway")
+                and (s.host, s.port) == (service.host, service.port)
+                and "UF" in s.flags
+                and _sent_by(s, rule, mesh)
+            ]
             yield Finding(
                 subject_of(rule),
                 f"{rule} makes clients speak TLS ({setting.mode}, {setting.path}) to "
-                f"{service.host}, but {why}. Nobody has called it so far.",
+                f"{service.host}, but {why}. "
+                + ("No log shows a call." if seen else "Nobody has called it so far."),
                 f"Take the tls block out with {edit(subject_of(rule))}.",
-                evidence=(config_rows(istio_config, rule),),
-                severity=Severity.WARNING,
+                evidence=(*symptom_rows(facts, seen), config_rows(istio_config, rule)),
+                explains=ids(seen),
+                severity=None if seen else Severity.WARNING,
             )
             return
 

@@ -23,13 +23,13 @@ from meshnb.checks.base import (
     unseen,
 )
 from meshnb.checks.misses import near_labels
-from meshnb.checks.mtls import answered_plainly, chain_missing, rules_for, service_ports_named
+from meshnb.checks.mtls import answered_plainly, chain_missing, service_ports_named
 from meshnb.symptoms import Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, oldest
-from meshnb.traces.rules import workload_labels
+from meshnb.traces.rules import rules_for_pod, workload_labels
 
 
 @check("MNB430", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
@@ -160,7 +160,7 @@ def tls_to_disabled_port(
         if not answered_plainly(symptom):
             continue
         clients = mesh.pods_of(symptom.reporters)
-        if any(rules_for(mesh, symptom.host, pod) for pod in clients):
+        if any(rules_for_pod(symptom.host, pod, mesh) for pod in clients):
             continue  # the rule that says so is at fault
         for service, pod in _servers(mesh, symptom.host, symptom.port):
             mode, policy = mesh.mtls_mode(pod, mesh.target_port(service))

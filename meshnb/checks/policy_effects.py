@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from difflib import get_close_matches
 from urllib.parse import unquote
 
 import pandas as pd
@@ -21,9 +20,12 @@ from meshnb.checks.base import (
     config_rows,
     counted,
     edit,
+    ids,
     subject_of,
+    symptom_rows,
     unseen,
 )
+from meshnb.checks.counted import refused_unseen
 from meshnb.checks.misses import alike, near_labels
 from meshnb.checks.served import served
 from meshnb.symptoms import Symptoms
@@ -277,12 +279,9 @@ def principal_of_nobody(
     """
     if unseen(facts, "service_accounts", "serviceaccounts"):
         return
-    accounts = {
-        f"ns/{namespace}/sa/{name}"
-        for namespace, name in zip(
-            service_accounts["namespace"], service_accounts["service_account"], strict=True
-        )
-    }
+    accounts = set(
+        zip(service_accounts["namespace"], service_accounts["service_account"], strict=True)
+    )
     refusing = {
         proxy
         for symptom in symptoms
@@ -290,24 +289,39 @@ def principal_of_nobody(
         for proxy in symptom.reporters
     }
     for policy in mesh.of("AuthorizationPolicy"):
-        if refusing & {pod.proxy for pod in mesh.workload_selected(policy)}:
+        servers = {pod.proxy for pod in mesh.workload_selected(policy)}
+        if refusing & servers:
             continue  # who is refused by it says the check for that
-        wrong = []
-        for rule in items(policy.spec, "rules"):
-            for entry in items(rule, "from"):
-                for field in ("principals", "notPrincipals"):
-                    for name in map(str, items(entry, "source", field)):
-                        account = f"ns/{name.partition('/ns/')[2]}"
-                        near = get_close_matches(account, sorted(accounts), n=1, cutoff=0.8)
-                        if "/ns/" not in name or "*" in name or account in accounts:
-                            continue
-                        if near and alike(account, near[0]):
-                            wrong.append(f"{name} (the nearest is {near[0]})")
-        if accounts and wrong:
+        seen = [s for s in symptoms if refused_unseen(s) and servers & set(s.reporters)]
+        wrong = [
+            f"{name} (the nearest is {near})"
+            for rule in items(policy.spec, "rules")
+            for entry in items(rule, "from")
+            for field in ("principals", "notPrincipals")
+            for name in map(str, items(entry, "source", field))
+            if (near := _nearest_account(name, accounts))
+        ]
+        if wrong:
             yield Finding(
                 subject_of(policy),
                 f"{policy} names {and_list(wrong)}, which is no service account.",
                 f"Correct the principal with {edit(subject_of(policy))}.",
-                evidence=(config_rows(istio_config, policy),),
+                evidence=(*symptom_rows(facts, seen), config_rows(istio_config, policy)),
+                explains=ids(seen),
                 path="spec.rules",
             )
+
+
+def _nearest_account(principal: str, accounts: Collection[tuple[str, str]]) -> str:
+    """Return the service account that a principal nearly names; empty if it names one, or none.
+
+    Namespace and account are compared each by itself: what all principals have makes none alike.
+    """
+    namespace, _, name = principal.partition("/ns/")[2].partition("/sa/")
+    if not name or "*" in principal or (namespace, name) in accounts:
+        return ""
+    for where, who in sorted(accounts):
+        same = (namespace == where or alike(namespace, where), name == who or alike(name, who))
+        if all(same):
+            return f"ns/{where}/sa/{who}"
+    return ""

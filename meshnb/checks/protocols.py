@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from meshnb.checks.asked_ports import asked_ports, goes_on_at_port, pods_and_ports, served_there
 from meshnb.checks.base import (
     Cause,
     Evidence,
@@ -23,15 +24,15 @@ from meshnb.checks.base import (
     symptom_rows,
     workload_of,
 )
-from meshnb.checks.mtls import answered_plainly, rules_for
-from meshnb.checks.served import served, served_by, settled
+from meshnb.checks.mtls import answered_plainly
+from meshnb.checks.served import served, served_by
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import REPEATED
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort
-from meshnb.traces.rules import bound_gateways, route_hosts
+from meshnb.traces.rules import bound_gateways, route_hosts, rules_for_pod
 
 HTTP2 = ("grpc", "grpc-web", "http2")
 HTTP = ("http", "http2", "grpc", "grpc-web")
@@ -49,36 +50,6 @@ _CLIENT_FIRST = re.compile(
 _HTTP_NUMBERS = frozenset({80, 443, 3000, 4317, 4318, 5000, 9090, 9091, 9093, 15020, 15090, 50051})
 
 
-def _pods_and_ports(symptom: Symptom, mesh: Mesh) -> tuple[list[Pod], set[int | None]]:
-    """Return the pods whose proxies report a symptom, and the ports that were asked for there."""
-    ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
-    return mesh.pods_of(symptom.reporters), ports
-
-
-def asked_ports(symptom: Symptom, mesh: Mesh) -> list[ServicePort]:
-    """Return the Service ports that failed requests were for, at whichever end they failed."""
-    pods, ports = _pods_and_ports(symptom, mesh)
-    if symptom.side == "server":
-        return [
-            port
-            for port in mesh.services
-            if mesh.target_port(port) in ports and any(pod in pods for pod in mesh.selected(port))
-        ]
-    known = [port for port in mesh.ports(symptom.host) if port.port == symptom.port]
-    addresses = {split_address(failure.local_address) for failure in symptom.failures}
-    found = (mesh.service_at(address, port) for address, port in sorted(addresses, key=str))
-    return known or [port for port in found if port is not None]
-
-
-def _served_there(symptom: Symptom, facts: Facts, mesh: Mesh) -> int:
-    """Return how many requests were served at the ports of a symptom, before or after it."""
-    _, ports = _pods_and_ports(symptom, mesh)
-    rows = served_by(facts, symptom.reporters)
-    rows = rows[rows["method"].notna()]
-    asked = rows["downstream_local_address"].fillna("").map(lambda one: split_address(str(one))[1])
-    return int(asked.isin(list(ports)).sum())
-
-
 def _protocol_error(symptom: Symptom) -> bool:
     return (
         "UPE" in symptom.flags
@@ -92,7 +63,7 @@ def _upgrading(symptom: Symptom, mesh: Mesh) -> ConfigObject | None:
     clients = mesh.pods_of(symptom.reporters if symptom.side != "server" else symptom.callers)
     hosts = {port.host for port in asked_ports(symptom, mesh)} or {symptom.host}
     for host in hosts:
-        for rule in (rule for pod in clients for rule in rules_for(mesh, host, pod)):
+        for rule in (rule for pod in clients for rule in rules_for_pod(host, pod, mesh)):
             policies = [dig(rule.spec, "trafficPolicy")]
             policies += [dig(one, "trafficPolicy") for one in items(rule.spec, "subsets")]
             policies += [
@@ -167,17 +138,6 @@ def wrong_http_version(
             ),
             explains=ids([symptom]),
         )
-
-
-def goes_on_at_port(symptom: Symptom, facts: Facts, mesh: Mesh) -> bool:
-    """Whether other requests to the same port were served while these failed."""
-    rows = served_by(facts, symptom.reporters, settled(symptom))
-    rows = rows[rows["method"].notna() & (rows["response_code"] < 400)]
-    if symptom.side == "server":
-        _, ports = _pods_and_ports(symptom, mesh)
-        column = rows["downstream_local_address"].fillna("")
-        return bool(column.map(lambda one: split_address(str(one))[1]).isin(list(ports)).any())
-    return bool((rows["cluster"] == symptom.cluster).fillna(False).any())
 
 
 @check("MNB802", Severity.WARNING, cause=Cause.DATA_PLANE)
@@ -314,11 +274,11 @@ def client_breaks_http(
         if symptom.side == "server" and _meant_as_tls(symptom, symptoms, mesh):
             continue
         garbled = "codec_error" in symptom.details
-        pods, _ = _pods_and_ports(symptom, mesh)
+        pods, _ = pods_and_ports(symptom, mesh)
         front = asked_ports(symptom, mesh)
         clients = list(dict.fromkeys(map(workload_of, _clients(symptom, mesh))))
         offered = [Subject("Service", port.namespace, port.service) for port in front]
-        declared = garbled and bool(offered) and not _served_there(symptom, facts, mesh)
+        declared = garbled and bool(offered) and not served_there(symptom, facts, mesh)
         at_client = not declared and len(clients) == 1 and (not garbled or not offered)
         if at_client:
             subject = clients[0]
@@ -352,7 +312,7 @@ def client_breaks_http(
             related=tuple(dict.fromkeys(one for one in clients + offered if one != subject)),
             explains=ids([symptom]),
             severity=Severity.INFO
-            if symptom.count < REPEATED or (everyday and _served_there(symptom, facts, mesh))
+            if symptom.count < REPEATED or (everyday and served_there(symptom, facts, mesh))
             else None,
             cause=Cause.CONTROL_PLANE_CONFIG if declared else None,
             # What cannot be read at the client's end may be a matter of how the port is declared.
@@ -504,6 +464,8 @@ def grpc_as_http1(symptom: Symptom, mesh: Mesh, facts: Facts) -> list[ServicePor
     """Return the ports declared as http on which all of a symptom's requests were gRPC."""
     if not {"UC", "UPE", "UR"} & symptom.flags or symptom.kind != "request":
         return []
+    if symptom.is_counted:
+        return []  # what was asked, only a log tells
     front = [port for port in asked_ports(symptom, mesh) if port.protocol == "http"]
     calls = all(
         failure.method == "POST" and _GRPC_PATH.fullmatch(failure.path.partition("?")[0])

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pandas as pd
 
+from meshnb.checks.asked_ports import goes_on_at_port
 from meshnb.checks.base import (
     Cause,
     Evidence,
@@ -24,7 +25,7 @@ from meshnb.checks.base import (
     unseen,
     workload_of,
 )
-from meshnb.checks.protocols import goes_on_at_port, grpc_as_http1
+from meshnb.checks.protocols import grpc_as_http1
 from meshnb.checks.served import called
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import REPEATED

@@ -10,23 +10,20 @@ The trace ``request`` calls :func:`follow_ambient` when client or server is in a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-
-import pandas as pd
 
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
-from meshnb.traces.ambient_trace import AmbientTrace, Reached
-from meshnb.traces.conditions import http_only
+from meshnb.traces.ambient_trace import AmbientTrace, Reached, Way
 from meshnb.traces.enrolment import Enrolment, enrolment_of, excluded_namespaces
 from meshnb.traces.hop import Hop
 from meshnb.traces.mesh import CLUSTER_DOMAIN, MESH, Mesh, Pod, ServicePort, plain
-from meshnb.traces.network_policies import HBONE, Admission, admitted, let_out
+from meshnb.traces.network_policies import HBONE, admitted, disobeyed, let_out
 from meshnb.traces.places import OUTSIDE, Destination, find_client, find_destination
 from meshnb.traces.rules import target_references
 from meshnb.traces.waypoints import Waypoints, WaypointUse
-from meshnb.traces.ztunnel_policies import Connection, decide, origin
+from meshnb.traces.ztunnel_policies import Connection, decide, origin, unenforceable
 from meshnb.traces.ztunnels import Target, Ztunnels, target_port
 
 __all__ = ["AmbientTrace", "Reached", "follow_ambient"]
@@ -58,28 +55,6 @@ def follow_ambient(
 # --- The way -------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Way:
-    """What is known of a connection on its way."""
-
-    client: Pod | None
-    destination: Destination
-    hops: list[Hop] = field(default_factory=list)
-    #: SPIFFE name without scheme that the client's end can show; empty for plain text
-    identity: str = ""
-    #: whether the client's end can open tunnels; None where that is not recorded
-    tunnels: bool | None = False
-    #: the ztunnel of the client's node, as pod.namespace; empty without one
-    ztunnel: str = ""
-    #: the network that the client is in, as its ztunnel says; empty for the only one
-    network: str = ""
-
-    def add(self, stage: str, proxy: str, outcome: str, says: str, **cited: Any) -> Hop:
-        hop = Hop(stage, proxy, outcome, says, **cited)
-        self.hops.append(hop)
-        return hop
-
-
 class _Follower:
     def __init__(self, facts: Facts, mesh: Mesh) -> None:
         self.facts = facts
@@ -96,7 +71,7 @@ class _Follower:
         self.ztunnels = Ztunnels(facts, mesh)
 
     def follow(self, client: Pod | None, destination: Destination) -> AmbientTrace:
-        way = _Way(client, destination)
+        way = Way(client, destination)
         targets: list[Target] = []
         if self._leaves(way) and self._known(way, targets):
             waypoint = self._waypoint(way)
@@ -113,7 +88,7 @@ class _Follower:
         row = self.rows.get((pod.namespace, pod.pod))
         return {"table": "pods", "row": row, "object": f"Pod {pod.namespace}/{pod.pod}"}
 
-    def _leaves(self, way: _Way) -> bool:
+    def _leaves(self, way: Way) -> bool:
         client = way.client
         if client is None:
             way.add("client", OUTSIDE, "passed", "it is no pod of the mesh: it sends plain text")
@@ -138,7 +113,7 @@ class _Follower:
     def _trust_domain(self) -> str:
         return self.mesh.settings.get("trustDomain") or CLUSTER_DOMAIN
 
-    def _sidecar_tunnels(self, way: _Way) -> bool | None:
+    def _sidecar_tunnels(self, way: Way) -> bool | None:
         """Whether a client's Envoy knows the server's endpoints behind a tunnel."""
         assert way.client is not None
         endpoints = self.facts["endpoints"]
@@ -176,7 +151,7 @@ class _Follower:
             return None
         return name
 
-    def _client_ztunnel(self, way: _Way) -> bool:
+    def _client_ztunnel(self, way: Way) -> bool:
         client = way.client
         assert client is not None
         stage = "client's ztunnel"
@@ -204,7 +179,7 @@ class _Follower:
 
     # --- what the client asks for ---
 
-    def _known(self, way: _Way, targets: list[Target]) -> bool:
+    def _known(self, way: Way, targets: list[Target]) -> bool:
         """Find the pods that may get it; a hop says which, or why there are none."""
         destination = way.destination
         if destination.service is not None:
@@ -232,7 +207,7 @@ class _Follower:
         targets.append(Target(pod, workload, row, pod.address, destination.port))
         return True
 
-    def _registered(self, way: _Way) -> bool:
+    def _registered(self, way: Way) -> bool:
         """Say that a host outside the cluster is known to ztunnel, and how it is reached."""
         services = self.facts["ztunnel_services"]
         own = services[
@@ -250,7 +225,7 @@ class _Follower:
             return True
         return False
 
-    def _service(self, way: _Way, service: ServicePort, targets: list[Target]) -> bool:
+    def _service(self, way: Way, service: ServicePort, targets: list[Target]) -> bool:
         services = self.facts["ztunnel_services"]
         view = way.ztunnel or next(iter(services["proxy"].dropna().unique()), "")
         known = services[(services["proxy"] == view) & (services["hostname"] == service.host)]
@@ -288,7 +263,7 @@ class _Follower:
 
     # --- the waypoint ---
 
-    def _waypoint(self, way: _Way) -> WaypointUse | None:
+    def _waypoint(self, way: Way) -> WaypointUse | None:
         """Return the waypoint that it goes through; a hop says which, or what became of it."""
         service, pod = way.destination.service, way.destination.pod
         stage = "waypoint"
@@ -345,7 +320,7 @@ class _Follower:
         title = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
         return {"table": table, "row": int(rows[0]) if len(rows) else None, "object": title}
 
-    def _told(self, way: _Way) -> str:
+    def _told(self, way: Way) -> str:
         """Whether the client's ztunnel has the waypoint too: known, unknown, or empty."""
         if not way.ztunnel:
             return ""
@@ -361,7 +336,7 @@ class _Follower:
             return ""
         return "unknown" if rows["waypoint_destination"].isna().all() else "known"
 
-    def _passes_by(self, way: _Way, use: WaypointUse) -> bool:
+    def _passes_by(self, way: Way, use: WaypointUse) -> bool:
         """Whether this client goes through the waypoint; a hop says so where it does not."""
         client, service = way.client, way.destination.service
         cited = self._labelled(use)
@@ -382,7 +357,7 @@ class _Follower:
             return False
         return True
 
-    def _decided_there(self, way: _Way, use: WaypointUse) -> str:
+    def _decided_there(self, way: Way, use: WaypointUse) -> str:
         """Return the objects by which a waypoint may decide about this destination."""
         names = [("Gateway", use.namespace, use.name), ("GatewayClass", "", "")]
         service = way.destination.service
@@ -410,7 +385,7 @@ class _Follower:
 
     # --- at the server ---
 
-    def _arrives(self, way: _Way, target: Target, waypoint: WaypointUse | None) -> Reached:
+    def _arrives(self, way: Way, target: Target, waypoint: WaypointUse | None) -> Reached:
         hops: list[Hop] = []
         pod = target.pod
         reached = Reached(
@@ -479,7 +454,7 @@ class _Follower:
 
     def _tunnel(
         self,
-        way: _Way,
+        way: Way,
         target: Target,
         pod: Pod,
         waypoint: WaypointUse | None,
@@ -508,7 +483,8 @@ class _Follower:
         admission = admitted(self.facts, self.mesh, pod, port, source)
         if source is not None and admission.admitted:
             admission = let_out(self.facts, self.mesh, source, pod, port)
-        if admission.admitted is False and not (tunnelled and self._disobeyed(admission, pod)):
+        refused = admission.admitted is False
+        if refused and not (tunnelled and disobeyed(self.facts, admission, pod)):
             named = ", ".join(admission.policies)
             says = f"NetworkPolicy {named} does not admit port {port}; where the network obeys it, "
             says += "the connection times out"
@@ -535,16 +511,8 @@ class _Follower:
             hops.append(Hop(stage, way.ztunnel, "passed", says, **cited))
         return reached
 
-    def _disobeyed(self, admission: Admission, pod: Pod) -> bool:
-        """Whether tunnels to a pod were opened although policies do not admit them."""
-        log, policies = self.facts["ztunnel_access_log"], self.facts["network_policies"]
-        created = policies.loc[list(admission.rows), "created"].max()
-        begun = log["time"] - pd.to_timedelta(log["duration_ms"].fillna(0.0), unit="ms")
-        worked = log["error"].isna() & (log["destination_pod"] == pod.pod) & (begun > created)
-        return bool((worked & log["destination_hbone_address"].notna()).any())
-
     def _policies(
-        self, way: _Way, target: Target, pod: Pod, hops: list[Hop], reached: Reached
+        self, way: Way, target: Target, pod: Pod, hops: list[Hop], reached: Reached
     ) -> Reached:
         stage = "server's ztunnel"
         name = self._ztunnel_hop(hops, pod, stage)
@@ -585,7 +553,7 @@ class _Follower:
                 row=decision.row if decision.row is not None else row,
                 resource=decision.policy,
                 object=origin(decision.policy) if decision.policy else "",
-                passed_over=(*decision.passed_over, *self._not_seen(pod)),
+                passed_over=(*decision.passed_over, *unenforceable(pod, self.mesh)),
             )
         )
         if decision.allowed is not False:
@@ -596,20 +564,6 @@ class _Follower:
             server_error=f"connection closed due to policy rejection: {decision.error}",
             client_error="http status: 401 Unauthorized" if reached.identity else "",
         )
-
-    def _not_seen(self, pod: Pod) -> tuple[tuple[str, str], ...]:
-        """Return the policies for a pod that ztunnel cannot enforce as they are written."""
-        found = []
-        for item in self.mesh.of("AuthorizationPolicy"):
-            if target_references(item) or pod not in self.mesh.workload_selected(item):
-                continue
-            names = [name for rule in items(item.spec, "rules") for name in http_only(rule)]
-            if names:
-                why = f"ztunnel sees no HTTP, so {', '.join(dict.fromkeys(names))} cannot match"
-                found.append((str(item), why))
-            elif dig(item.spec, "action") in ("CUSTOM", "AUDIT"):
-                found.append((str(item), f"ztunnel knows no action {dig(item.spec, 'action')}"))
-        return tuple(found)
 
     def _sidecar(self, pod: Pod, target: Target, reached: Reached, hops: list[Hop]) -> None:
         name = f"{pod.pod}.{pod.namespace}"

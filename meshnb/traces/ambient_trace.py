@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from meshnb.traces.hop import Hop
+from meshnb.traces.mesh import Pod
+from meshnb.traces.places import Destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +116,26 @@ class AmbientTrace:
             "hops": [hop.to_json() for hop in self.hops],
             "reached": [one.to_json() for one in self.reached],
         }
+
+
+@dataclass(slots=True)
+class Way:
+    """What is known of a connection on its way."""
+
+    client: Pod | None
+    destination: Destination
+    hops: list[Hop] = field(default_factory=list)
+    #: SPIFFE name without scheme that the client's end can show; empty for plain text
+    identity: str = ""
+    #: whether the client's end can open tunnels; None where that is not recorded
+    tunnels: bool | None = False
+    #: the ztunnel of the client's node, as pod.namespace; empty without one
+    ztunnel: str = ""
+    #: the network that the client is in, as its ztunnel says; empty for the only one
+    network: str = ""
+
+    def add(self, stage: str, proxy: str, outcome: str, says: str, **cited: Any) -> Hop:
+        """Add a hop, and return it."""
+        hop = Hop(stage, proxy, outcome, says, **cited)
+        self.hops.append(hop)
+        return hop

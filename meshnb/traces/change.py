@@ -26,6 +26,7 @@ from meshnb.tables.base import Json, Listed, dig, items, mapping
 from meshnb.traces.comparison import origin_at
 from meshnb.traces.effect import Effects, ServiceEffects
 from meshnb.traces.holdings import AGREES
+from meshnb.traces.istiod_objects import istiods_objects
 from meshnb.traces.ladder import (
     BROKEN,
     NOT_NEEDED,
@@ -41,10 +42,11 @@ from meshnb.traces.ladder import (
 )
 from meshnb.traces.mesh import MESH, ConfigObject, Mesh, ServicePort, plain
 from meshnb.traces.progress import Progress
-from meshnb.traces.scope import Reach, Scope, scope_of, service_scope
+from meshnb.traces.reach import Reach, Scope
+from meshnb.traces.scope import scope_of, service_scope
 from meshnb.traces.settings_change import SETTINGS, follow_settings
 from meshnb.traces.usage import Usage
-from meshnb.traces.visibility import all_held, istiods, listed
+from meshnb.traces.visibility import istiods, listed
 
 #: Fields that say whom an object concerns: what is wrong there is told by the rung ``selected``.
 _WHOM = ("spec.gateways", "spec.selector", "spec.workloadSelector", "spec.hosts", "spec.exportTo",
@@ -228,11 +230,7 @@ def _service(
 def _gone(facts: Facts, mesh: Mesh, kind: str, namespace: str, name: str) -> ChangeTrace | None:
     """Follow an object that the API server does not have; None when nobody else has it either."""
     holders = dict(_holders(facts, kind, namespace, name))
-    keeping = [
-        istiod
-        for istiod, objects in all_held(facts).items()
-        if any((k, ns, n) == (kind, namespace, name) for k, _, ns, n in objects)
-    ]
+    keeping = [one.pod for one in istiods_objects(facts) if (kind, namespace, name) in one.names]
     if not holders and not keeping:
         return None
     title = f"{kind} {namespace}/{name}"

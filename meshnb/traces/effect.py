@@ -20,9 +20,10 @@ from meshnb.traces.enforcement import Enforcement
 from meshnb.traces.holdings import ABSENT, AGREES, DIFFERS, UNKNOWN, Effect, Holdings, newest
 from meshnb.traces.ladder import Cited, where
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, ServicePort, host_matches, plain
+from meshnb.traces.reach import Reach
 from meshnb.traces.routed import Routed, routed, shadows
 from meshnb.traces.rules import GATEWAY_GROUP, delegating, rule_host
-from meshnb.traces.scope import API_ROUTES, Reach
+from meshnb.traces.scope import API_ROUTES
 from meshnb.traces.visibility import homes, labels_text, listed, same_host
 
 

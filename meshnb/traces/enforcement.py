@@ -17,8 +17,8 @@ from meshnb.traces.holdings import ABSENT, AGREES, DIFFERS, UNKNOWN, Effect, Hol
 from meshnb.traces.ladder import Cited, where
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, plain
 from meshnb.traces.patches import found_in, place_of, removes
+from meshnb.traces.reach import Reach
 from meshnb.traces.rules import sidecar_of
-from meshnb.traces.scope import Reach
 from meshnb.traces.visibility import imports, listed
 
 #: Port of the listener itself: a chain for it only stops loops.

@@ -31,7 +31,7 @@ class Failure:
     """One failed request or connection, at the hop where it began.
 
     ``callers`` are the proxies that sent the request to this hop and passed the failure on.
-    ``index`` is the row of the table ``access_log``.
+    ``index`` is the row of the table ``access_log``, or -1 of one that proxies have only counted.
     """
 
     index: int

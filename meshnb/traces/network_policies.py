@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from meshnb.tables import Facts
 from meshnb.tables.base import Json, dig, items, mapping
 from meshnb.tables.selectors import selects
@@ -39,31 +41,7 @@ def admitted(
 
     For a client that is not known, what only some clients may do is None.
     """
-    selecting: list[int] = []
-    names: list[str] = []
-    unsure = False
-    frame = facts["network_policies"]
-    for index, (namespace, name, types, spec) in enumerate(
-        zip(frame["namespace"], frame["policy"], frame["types"], frame["spec"], strict=True)
-    ):
-        chosen = selects(mapping(spec, "podSelector"), dict(server.labels))
-        ingress = "Ingress" in types or not types
-        if namespace != server.namespace or not chosen or not ingress:
-            continue
-        selecting.append(index)
-        names.append(f"{namespace}/{name}")
-        for rule in items(spec, "ingress"):
-            named = _port_named(rule, port, server)
-            if named is False:
-                continue
-            peers = items(rule, "from")
-            fits = [_peer_is(peer, str(namespace), client, mesh) for peer in peers]
-            if named and (not peers or True in fits):
-                return Admission(admitted=True, rows=(index,), policies=(names[-1],))
-            unsure = unsure or not peers or not {True, None}.isdisjoint(fits)
-    if not selecting:
-        return Admission(admitted=True, rows=(), policies=())
-    return Admission(None if unsure else False, tuple(selecting), tuple(names))
+    return _judged(facts, mesh, "ingress", server, client, _Port(port, server))
 
 
 def _port_named(rule: Json, port: int, server: Pod | None) -> bool | None:
@@ -116,6 +94,24 @@ def _within(address: str, block: Mapping[str, Any]) -> bool | None:
 
 def let_out(facts: Facts, mesh: Mesh, client: Pod, server: Pod | None, port: int) -> Admission:
     """Return whether policies let a pod call a port of another one, or of a host outside."""
+    return _judged(facts, mesh, "egress", client, server, _Port(port, server))
+
+
+#: The field of a rule that names who is at the other end.
+_PEERS = {"ingress": "from", "egress": "to"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    number: int
+    #: the pod that has it, by whose containers a name of a port is known
+    server: Pod | None
+
+
+def _judged(
+    facts: Facts, mesh: Mesh, direction: str, own: Pod, peer: Pod | None, port: _Port
+) -> Admission:
+    """Return what the policies that select a pod say of a connection with a peer."""
     selecting: list[int] = []
     names: list[str] = []
     unsure = False
@@ -123,20 +119,30 @@ def let_out(facts: Facts, mesh: Mesh, client: Pod, server: Pod | None, port: int
     for index, (namespace, name, types, spec) in enumerate(
         zip(frame["namespace"], frame["policy"], frame["types"], frame["spec"], strict=True)
     ):
-        chosen = selects(mapping(spec, "podSelector"), dict(client.labels))
-        if namespace != client.namespace or not chosen or "Egress" not in types:
+        chosen = selects(mapping(spec, "podSelector"), dict(own.labels))
+        about = direction.title() in types or (direction == "ingress" and not types)
+        if namespace != own.namespace or not chosen or not about:
             continue
         selecting.append(index)
         names.append(f"{namespace}/{name}")
-        for rule in items(spec, "egress"):
-            named = _port_named(rule, port, server)
+        for rule in items(spec, direction):
+            named = _port_named(rule, port.number, port.server)
             if named is False:
                 continue
-            peers = items(rule, "to")
-            fits = [_peer_is(peer, str(namespace), server, mesh) for peer in peers]
+            peers = items(rule, _PEERS[direction])
+            fits = [_peer_is(one, str(namespace), peer, mesh) for one in peers]
             if named and (not peers or True in fits):
                 return Admission(admitted=True, rows=(index,), policies=(names[-1],))
             unsure = unsure or not peers or not {True, None}.isdisjoint(fits)
     if not selecting:
         return Admission(admitted=True, rows=(), policies=())
     return Admission(None if unsure else False, tuple(selecting), tuple(names))
+
+
+def disobeyed(facts: Facts, admission: Admission, pod: Pod) -> bool:
+    """Whether tunnels to a pod were opened although policies do not admit them."""
+    log, policies = facts["ztunnel_access_log"], facts["network_policies"]
+    created = policies.loc[list(admission.rows), "created"].max()
+    begun = log["time"] - pd.to_timedelta(log["duration_ms"].fillna(0.0), unit="ms")
+    worked = log["error"].isna() & (log["destination_pod"] == pod.pod) & (begun > created)
+    return bool((worked & log["destination_hbone_address"].notna()).any())

@@ -17,6 +17,7 @@ from meshnb.sources.base import HttpQuestion
 from meshnb.tables import Facts
 from meshnb.tables.base import Got, dig, items
 from meshnb.traces.holdings import ABSENT, AGREES, DIFFERS, Effect
+from meshnb.traces.istiod_objects import held_objects
 from meshnb.traces.ladder import (
     BROKEN,
     NOT_NEEDED,
@@ -27,8 +28,8 @@ from meshnb.traces.ladder import (
     Standing,
 )
 from meshnb.traces.mesh import ConfigObject, Mesh, plain
-from meshnb.traces.scope import Reach
-from meshnb.traces.visibility import held_objects, ignored_by, istiods
+from meshnb.traces.reach import Reach
+from meshnb.traces.visibility import ignored_by, istiods
 
 #: istiod pushes within seconds of a change; what is younger may still be on its way.
 PUSH_DELAY = timedelta(seconds=10)

@@ -321,8 +321,8 @@ REQUEST_HOPS = Table(
 def follow_request(facts: Facts, request: Request) -> RequestTrace:
     """Follow one request through the recorded proxies.
 
-    For many requests of one source make one :class:`meshnb.traces.follow.Follower`, which keeps
-    what it has decoded.
+    For many requests of one source make one ``Follower`` (following/follow.py), which keeps what it
+    has decoded.
     """
     from meshnb.traces.follow import Follower  # noqa: PLC0415  it makes what is declared here
 

@@ -6,7 +6,7 @@ What an object's own fields mean stands here; what names and addresses mean stan
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from meshnb.tables.base import dig, items, mapping
@@ -290,16 +290,35 @@ def rules_for(host: str, namespace: str, mesh: Mesh) -> list[ConfigObject]:
     the Service, the root namespace (Istio: ops/best-practices/traffic-management, cross-namespace
     configuration). Of that namespace only those with the most specific host count.
     """
+    return _chosen(host, namespace, mesh.of("DestinationRule"), mesh)
+
+
+def rules_for_pod(host: str, pod: Pod, mesh: Mesh) -> list[ConfigObject]:
+    """Return the DestinationRules that a pod's proxy obeys for a host; see :func:`rules_for`.
+
+    One with a workloadSelector is for pods with its labels in its own namespace.
+    """
+    obeyed = [rule for rule in mesh.of("DestinationRule") if _obeys(pod, rule)]
+    return _chosen(host, pod.namespace, obeyed, mesh)
+
+
+def _obeys(pod: Pod, rule: ConfigObject) -> bool:
+    labels = mapping(rule.spec, "workloadSelector", "matchLabels")
+    return not labels or (rule.namespace == pod.namespace and labels.items() <= pod.labels.items())
+
+
+def _chosen(
+    host: str, namespace: str, rules: Iterable[ConfigObject], mesh: Mesh
+) -> list[ConfigObject]:
+    known = [
+        rule
+        for rule in rules
+        if host_matches(rule_host(rule, mesh), host)
+        and (rule.namespace == namespace or visible(rule, namespace, mesh))
+    ]
     own = [] if namespace == mesh.root_namespace else [namespace]
     for scope in dict.fromkeys((*own, *host_namespaces(host, mesh), mesh.root_namespace)):
-        found = [
-            rule
-            for rule in mesh.of("DestinationRule")
-            if rule.namespace == scope
-            and host_matches(rule_host(rule, mesh), host)
-            and (scope == namespace or visible(rule, namespace, mesh))
-        ]
-        if found:
+        if found := [rule for rule in known if rule.namespace == scope]:
             best = max(host_rank(rule_host(rule, mesh)) for rule in found)
             return oldest(rule for rule in found if host_rank(rule_host(rule, mesh)) == best)
     return []

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshnb.errors import nearest
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.describe import acting_on
+from meshnb.traces.istiod_objects import held_objects
 from meshnb.traces.mesh import (
     ConfigObject,
     Mesh,
@@ -23,6 +23,7 @@ from meshnb.traces.mesh import (
     ServicePort,
     plain,
 )
+from meshnb.traces.reach import Reach, Scope
 from meshnb.traces.rules import (
     GATEWAY_API_GROUP,
     GATEWAY_GROUP,
@@ -41,7 +42,6 @@ from meshnb.traces.rules import (
 )
 from meshnb.traces.visibility import (
     discovered,
-    held_objects,
     homes,
     ignored_by,
     imports,
@@ -68,53 +68,6 @@ POLICIES = (
 )
 API_ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute")
 _ENVOYS = ("sidecar", "gateway", "waypoint")
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """One proxy, and why an object concerns it or does not.
-
-    ``proxy`` is the one that acts: of an ambient pod it is the ztunnel of its node. ``pod`` is the
-    pod that it acts for.
-    """
-
-    proxy: str
-    pod: Pod
-    why: str
-    #: further pods that it acts for
-    others: tuple[Pod, ...] = ()
-
-
-@dataclass(slots=True)
-class Scope:
-    """Whom an object concerns."""
-
-    reached: dict[str, Reach] = field(default_factory=dict)
-    #: those that somebody could take it to concern
-    missed: dict[str, Reach] = field(default_factory=dict)
-    #: what it names that is not there, or that it asks for and cannot get
-    faults: list[str] = field(default_factory=list)
-    #: which pods it needs and nobody has
-    lacks: list[str] = field(default_factory=list)
-    #: what narrows it without being wrong
-    notes: list[str] = field(default_factory=list)
-    #: why no proxy has anything of it by its nature; empty for all other kinds
-    aside: str = ""
-
-    def add(self, reach: Reach, *, taken: bool) -> None:
-        """Add a proxy: that one way leads to it counts more than that another does not."""
-        if taken:
-            self.missed.pop(reach.proxy, None)
-            known = self.reached.setdefault(reach.proxy, reach)
-            if reach.pod is not known.pod and reach.pod not in known.others:
-                others = (*known.others, reach.pod)
-                self.reached[reach.proxy] = replace(known, others=others)
-        elif reach.proxy not in self.reached:
-            self.missed.setdefault(reach.proxy, reach)
-
-    def whys(self) -> str:
-        """Say why proxies were missed, the first reasons of all."""
-        return listed(dict.fromkeys(reach.why for reach in self.missed.values()), 2)
 
 
 def scope_of(facts: Facts, mesh: Mesh, item: ConfigObject) -> Scope:

@@ -11,7 +11,8 @@ from meshnb.tables import Facts
 from meshnb.traces.holdings import AGREES, Effect
 from meshnb.traces.ladder import NOT_REACHED, PASSED, UNDECIDED, Cited, Rung, Standing, where
 from meshnb.traces.mesh import ConfigObject
-from meshnb.traces.scope import API_ROUTES, Reach
+from meshnb.traces.reach import Reach
+from meshnb.traces.scope import API_ROUTES
 
 #: Kinds that choose a cluster or shape one: a request names the one it took.
 _BY_CLUSTER = (

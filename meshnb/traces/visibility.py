@@ -7,15 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meshnb.errors import nearest
-from meshnb.sources.base import HttpQuestion
-from meshnb.tables import Facts
-from meshnb.tables.base import Got, Json, dig, items, mapping
+from meshnb.tables.base import Json, dig, items, mapping
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, host_matches, hosts_overlap, oldest
-from meshnb.traces.rules import egress_lists, rule_host, rules_for
+from meshnb.traces.rules import egress_lists, rule_host, rules_for_pod
 
 _REVISION = "istio.io/rev"
 #: What an istiod holds of all kinds.
-_HELD = Got(15014, "/debug/configz")
 
 
 def istiods(mesh: Mesh) -> list[Pod]:
@@ -75,15 +72,8 @@ def imports(sidecar: ConfigObject | None, namespace: str, host: str) -> bool:
 
 
 def rule_for(pod: Pod, host: str, mesh: Mesh) -> ConfigObject | None:
-    """Return the DestinationRule that a client's proxy takes for a host; see ``rules_for``.
-
-    One with a workloadSelector counts for labelled clients only.
-    """
-    for rule in rules_for(host, pod.namespace, mesh):
-        wanted = mapping(rule.spec, "workloadSelector", "matchLabels")
-        if wanted.items() <= pod.labels.items():
-            return rule
-    return None
+    """Return the DestinationRule that a client's proxy takes for a host, the oldest of several."""
+    return next(iter(rules_for_pod(host, pod, mesh)), None)
 
 
 def same_host(rule: ConfigObject, mesh: Mesh) -> ConfigObject | None:
@@ -116,35 +106,6 @@ def nearest_host(host: str, mesh: Mesh) -> str:
         known for known in mesh.hosts if known.split(".")[0] == host.split(".", maxsplit=1)[0]
     )
     return f"Did you mean {' or '.join(same[:3])}?" if same else nearest(host, mesh.hosts)
-
-
-def held_objects(facts: Facts, item: ConfigObject) -> dict[str, Mapping[str, Any] | None]:
-    """Return what each istiod that was asked holds of an object (its page /debug/configz).
-
-    By the istiod's pod; None where it does not have it. An istiod that gave no page is not there.
-    """
-    return {
-        istiod: objects.get((item.kind, item.group, item.namespace, item.name))
-        for istiod, objects in all_held(facts).items()
-    }
-
-
-def all_held(facts: Facts) -> dict[str, dict[tuple[str, str, str, str], Mapping[str, Any]]]:
-    """Return all objects that each istiod holds, by kind, group, namespace and name."""
-    found: dict[str, dict[tuple[str, str, str, str], Mapping[str, Any]]] = {}
-    for question, page in facts.documents(_HELD):
-        if isinstance(question, HttpQuestion) and isinstance(page, list):
-            found[question.pod] = {_key(one): mapping(one) for one in page}
-    return found
-
-
-def _key(document: Json) -> tuple[str, str, str, str]:
-    return (
-        str(dig(document, "kind", default="")),
-        str(dig(document, "apiVersion", default="")).rpartition("/")[0],
-        str(dig(document, "metadata", "namespace", default="")),
-        str(dig(document, "metadata", "name", default="")),
-    )
 
 
 def labels_text(labels: Mapping[str, Any]) -> str:

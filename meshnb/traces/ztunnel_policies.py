@@ -16,8 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from meshnb.tables.base import Json
-from meshnb.traces.mesh import plain
+from meshnb.tables.base import Json, dig, items
+from meshnb.traces.conditions import http_only
+from meshnb.traces.mesh import Mesh, Pod, plain
+from meshnb.traces.rules import target_references
 
 #: What istiod makes of a PeerAuthentication with STRICT, one for the mesh and one per policy.
 STRICT = "istio_converted_static_strict"
@@ -274,3 +276,18 @@ def _shown(value: Any) -> str:
         shown = {"Prefix": f"{text}*", "Suffix": f"*{text}", "Presence": "*"}
         return str(shown.get(kind, text))
     return "*" if value == "Presence" else str(plain(value))
+
+
+def unenforceable(pod: Pod, mesh: Mesh) -> tuple[tuple[str, str], ...]:
+    """Return the policies for a pod that ztunnel cannot enforce as they are written."""
+    found = []
+    for item in mesh.of("AuthorizationPolicy"):
+        if target_references(item) or pod not in mesh.workload_selected(item):
+            continue
+        names = [name for rule in items(item.spec, "rules") for name in http_only(rule)]
+        if names:
+            why = f"ztunnel sees no HTTP, so {', '.join(dict.fromkeys(names))} cannot match"
+            found.append((str(item), why))
+        elif dig(item.spec, "action") in ("CUSTOM", "AUDIT"):
+            found.append((str(item), f"ztunnel knows no action {dig(item.spec, 'action')}"))
+    return tuple(found)

@@ -35,8 +35,8 @@ _REFUSED = {"code": "403", "details": DENIED.format("none"), **NOWHERE}
 
 @pytest.fixture
 def healthy(tmp_path: Path) -> Altered:
-    """Return the recording of a healthy mesh, to be altered."""
-    return Altered("healthy", tmp_path)
+    """Return the recording of a healthy mesh, to be altered; each test says what proxies hold."""
+    return Altered("healthy", tmp_path, delivered=False)
 
 
 def _store(altered: Altered, kind: str, name: str, changed: str, spec: dict[str, Any]) -> None:

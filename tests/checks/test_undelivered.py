@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from meshnb.diagnosis import diagnose
 from tests.alteration import Altered
 from tests.conftest import facts_of
 from tests.traces.following import DUMP, HELD, LATER, SYNC, page_of, to_v1, twin, weights
-
-
-@pytest.fixture
-def healthy(tmp_path: Path) -> Altered:
-    """Return the recording of a healthy mesh, to be altered."""
-    return Altered("healthy", tmp_path)
 
 
 def second_istiod(altered: Altered, *, generation: int) -> str:
@@ -61,7 +52,7 @@ def test_two_istiods_that_are_even_are_no_cause(healthy: Altered) -> None:
 
 
 def test_a_proxy_that_alone_is_behind_is_named(healthy: Altered) -> None:
-    """Altered: one proxy routes as before the last change, which came after it was last sent any."""
+    """Altered: one proxy routes as before the last change, after which it was sent nothing."""
     healthy.pages(to_v1, pod="client", **DUMP)
     (cause,) = diagnose(healthy.facts()).problems
     assert (cause.check.code, str(cause.subject)) == ("MNB680", "Pod bookinfo/client")

@@ -8,8 +8,7 @@ from collections import defaultdict
 from tests.alteration import Line
 from tests.enriching.base import Enriched, Json, name_of, wants_injection
 from tests.enriching.envoy import Proxy, gateways, inbound, proxies, sidecars
-
-_STOCK = "type.googleapis.com/envoy.extensions.filters"
+from tests.policy_filters import envoy_policy, rbac, rule_name
 
 
 def strict(mesh: Enriched) -> None:
@@ -133,7 +132,7 @@ def default_deny(mesh: Enriched) -> None:
         labels = labels_of(mesh, proxy)
         if proxy.namespace not in meshed:
             continue
-        rules: dict[str, Json] = {_rule(proxy.namespace, "allow-nothing"): _NEVER}
+        rules: dict[str, Json] = {}
         app = labels.get("app")
         callers = _callers(mesh, proxy, accounts)
         forbidden = any("rbac_access_denied" in line.details for line in proxy.access())
@@ -154,18 +153,8 @@ def default_deny(mesh: Enriched) -> None:
                     spec=spec,
                 )
                 done.add((proxy.namespace, app))
-            rules[_rule(proxy.namespace, name)] = _policy(callers)
+            rules[rule_name(proxy.namespace, name)] = envoy_policy(spec["rules"][0])
         _admit_in(proxy, rules)
-
-
-def _rule(namespace: str, name: str) -> str:
-    return f"ns[{namespace}]-policy[{name}]-rule[0]"
-
-
-_NEVER: Json = {
-    "permissions": [{"not_rule": {"any": True}}],
-    "principals": [{"not_id": {"any": True}}],
-}
 
 
 def _accounts(mesh: Enriched) -> dict[str, str]:
@@ -207,24 +196,6 @@ def _admit(app: str, callers: list[str]) -> Json:
     return {"selector": {"matchLabels": {"app": app}}, "action": "ALLOW", "rules": [rule]}
 
 
-def _policy(callers: list[str]) -> Json:
-    if not callers:
-        path = {"url_path": {"path": {"exact": "/never"}}}
-        return {
-            "permissions": [
-                {"and_rules": {"rules": [{"not_rule": {"or_rules": {"rules": [path]}}}]}}
-            ],
-            "principals": [{"and_ids": {"ids": [{"any": True}]}}],
-        }
-    ids = [
-        {"authenticated": {"principal_name": {"exact": f"spiffe://{caller}"}}} for caller in callers
-    ]
-    return {
-        "permissions": [{"and_rules": {"rules": [{"any": True}]}}],
-        "principals": [{"and_ids": {"ids": [{"or_ids": {"ids": ids}}]}}],
-    }
-
-
 def _admit_in(proxy: Proxy, rules: dict[str, Json]) -> None:
     def add(chain: Json) -> None:
         for part in chain["filters"]:
@@ -235,18 +206,7 @@ def _admit_in(proxy: Proxy, rules: dict[str, Json]) -> None:
         if held:
             held[0]["typed_config"].setdefault("rules", {}).setdefault("policies", {}).update(rules)
             return
-        chain["filters"].insert(
-            0,
-            {
-                "name": "envoy.filters.network.rbac",
-                "typed_config": {
-                    "@type": f"{_STOCK}.network.rbac.v3.RBAC",
-                    "rules": {"policies": copy.deepcopy(rules)},
-                    "stat_prefix": "tcp.",
-                    "shadow_rules_stat_prefix": "istio_dry_run_allow_",
-                },
-            },
-        )
+        chain["filters"].insert(0, rbac(rules, bytes_only=True))
 
     inbound(proxy, add)
 
@@ -262,17 +222,7 @@ def _add_http(filters: list[Json], rules: dict[str, Json]) -> None:
         allow[0].setdefault("rules", {}).setdefault("policies", {}).update(copy.deepcopy(rules))
         return
     after = sum("rbac" in one["name"] or "jwt" in one["name"] for one in filters)
-    filters.insert(
-        after,
-        {
-            "name": "envoy.filters.http.rbac",
-            "typed_config": {
-                "@type": f"{_STOCK}.http.rbac.v3.RBAC",
-                "rules": {"policies": copy.deepcopy(rules)},
-                "shadow_rules_stat_prefix": "istio_dry_run_allow_",
-            },
-        },
-    )
+    filters.insert(after, rbac(rules))
 
 
 def meant_deny(mesh: Enriched) -> None:
@@ -298,16 +248,12 @@ def _deny_admin(mesh: Enriched, gateway: Proxy, server: Proxy, like: Line) -> No
     prefix = _prefix(gateway, like)
     if prefix is None:
         operation: Json = {"methods": ["PUT"]}
-        denied: list[Json] = [{"header": {"name": ":method", "string_match": {"exact": "PUT"}}}]
         asked = [{"method": "PUT"}] * 8
     else:
         admin = f"{prefix.rstrip('/')}/admin"
         operation = {"paths": [admin, f"{admin}/*"]}
-        denied = [
-            {"url_path": {"path": {"exact": admin}}},
-            {"url_path": {"path": {"prefix": f"{admin}/"}}},
-        ]
         asked = [{"path": admin + end} for end in ("", "/login.php", "/config", "")] * 2
+    rule: Json = {"to": [{"operation": operation}]}
     mesh.add(
         "security.istio.io/v1",
         "AuthorizationPolicy",
@@ -316,22 +262,11 @@ def _deny_admin(mesh: Enriched, gateway: Proxy, server: Proxy, like: Line) -> No
         spec={
             "selector": {"matchLabels": {"app": app}},
             "action": "DENY",
-            "rules": [{"to": [{"operation": operation}]}],
+            "rules": [rule],
         },
     )
-    name = _rule(server.namespace, "no-admin-from-outside")
-    policy = {
-        "permissions": [{"and_rules": {"rules": [{"or_rules": {"rules": denied}}]}}],
-        "principals": [{"and_ids": {"ids": [{"any": True}]}}],
-    }
-    filter_: Json = {
-        "name": "envoy.filters.http.rbac",
-        "typed_config": {
-            "@type": f"{_STOCK}.http.rbac.v3.RBAC",
-            "rules": {"action": "DENY", "policies": {name: policy}},
-            "shadow_rules_stat_prefix": "istio_dry_run_deny_",
-        },
-    }
+    name = rule_name(server.namespace, "no-admin-from-outside")
+    filter_ = rbac({name: envoy_policy(rule, action="DENY")}, "DENY")
 
     def deny(chain: Json) -> None:
         for part in chain["filters"]:
