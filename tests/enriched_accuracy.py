@@ -1,9 +1,9 @@
 """Measure the diagnosis on recordings of richer meshes: ``python -m tests.enriched_accuracy``.
 
 Each ingredient of :mod:`tests.enriching` is added to each labelled recording, alone, and then all
-of them together. Names on the command line limit it to these ingredients, ``all``, ``renamed``. A
-healthy recording must stay without a cause above info, and the cause of a faulty one must still be
-named first, with its class.
+of them together; and Istio's metrics instead of logs. Names on the command line limit it to these
+ingredients, ``all``, ``renamed``, ``metrics``. A healthy recording must stay without a cause above
+info, and the cause of a faulty one must still be named first, with its class.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tests.renaming import renamed
 
 TOGETHER = "all together"
 RENAMED = "all together, under other names"
+#: What Istio's default profile shows: its proxies count, and write no access log.
+METRICS = "metrics instead of logs"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Measured:
 def measure(ingredient: str, names: Iterable[str] | None = None) -> Measured:
     """Diagnose recordings, all by default, with one ingredient or with all together."""
     wanted = (ingredient,) if ingredient in INGREDIENTS else ALL
+    if ingredient == METRICS:
+        wanted = ("istio_filters", "no_logs")
     if ingredient == RENAMED:  # a name may be a word of the JSON format, such as details
         wanted = tuple(name for name in wanted if name != "json_logs")
     scores, blamed = [], {}
@@ -86,6 +90,7 @@ def report(measured: Iterable[Measured]) -> str:
 
 
 if __name__ == "__main__":
-    chosen = [{"all": TOGETHER, "renamed": RENAMED}.get(name, name) for name in sys.argv[1:]]
+    short = {"all": TOGETHER, "renamed": RENAMED, "metrics": METRICS}
+    chosen = [short.get(name, name) for name in sys.argv[1:]]
     with ProcessPoolExecutor(2) as pool:
-        print(report(pool.map(measure, chosen or [*INGREDIENTS, TOGETHER, RENAMED])))
+        print(report(pool.map(measure, chosen or [*INGREDIENTS, TOGETHER, RENAMED, METRICS])))

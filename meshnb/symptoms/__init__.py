@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from meshnb.symptoms.ambient import ambient
 from meshnb.symptoms.base import Reader, Symptom, Symptoms
+from meshnb.symptoms.counters import counters
 from meshnb.symptoms.pods import pods
 from meshnb.symptoms.requests import requests
 from meshnb.symptoms.sync import sync
@@ -19,6 +20,7 @@ __all__ = ["READERS", "READS", "Symptom", "Symptoms", "find_symptoms"]
 #: Where symptoms are read, by name.
 READERS: Mapping[str, Reader] = {
     "requests": requests,
+    "counters": counters,
     "pods": pods,
     "sync": sync,
     "ambient": ambient,

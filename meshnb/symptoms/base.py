@@ -13,6 +13,8 @@ from meshnb.traces.mesh import Mesh
 
 #: Symptoms weigh half as much for each such stretch of time since they were last seen, in seconds.
 HALF_LIFE_S = 120.0
+#: The tables of what proxies count.
+COUNTERS = ("endpoints", "request_metrics", "proxy_counters")
 #: What happens so often is no accident, such as a port scan or a restart, any more.
 REPEATED = 3
 
@@ -60,11 +62,18 @@ class Symptom:
     worked_for_caller: bool = False
     #: whether the same request has succeeded again since it failed last, for anybody
     works_again: bool = False
+    #: how many of the same succeeded, where a counter tells; see is_counted
+    succeeded: int = 0
     id: str = ""
 
     def __post_init__(self) -> None:
         """Keep the message in one line."""
         object.__setattr__(self, "message", one_line(self.message))
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether proxies have only counted it, without a log of when, which and why."""
+        return self.table in COUNTERS
 
     @property
     def is_over(self) -> bool:

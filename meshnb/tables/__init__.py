@@ -33,12 +33,14 @@ from meshnb.tables.network_policies import NETWORK_POLICIES
 from meshnb.tables.nodes import NODES
 from meshnb.tables.pods import PODS
 from meshnb.tables.proxies import PROXIES
+from meshnb.tables.proxy_counters import PROXY_COUNTERS
 from meshnb.tables.proxy_log import PROXY_LOG
 from meshnb.tables.proxy_status import PROXY_STATUS
 from meshnb.tables.proxy_status_summary import PROXY_STATUS_SUMMARY
 from meshnb.tables.rbac import RBAC
 from meshnb.tables.rbac_rules import RBAC_RULES
 from meshnb.tables.remote_clusters import REMOTE_CLUSTERS
+from meshnb.tables.request_metrics import REQUEST_METRICS
 from meshnb.tables.rollouts import ROLLOUTS
 from meshnb.tables.routes import ROUTES
 from meshnb.tables.secrets import SECRETS
@@ -98,6 +100,8 @@ TABLES: Mapping[str, Table] = {
         ROUTES,
         CLUSTERS,
         ENDPOINTS,
+        REQUEST_METRICS,
+        PROXY_COUNTERS,
         CERTIFICATES,
         EXTENSION_CONFIGS,
         RBAC,

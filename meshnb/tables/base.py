@@ -46,6 +46,8 @@ from meshnb.sources.base import (
     only,
     parse_time,
 )
+from meshnb.sources.kept import Kept
+from meshnb.sources.permissions import refused as lacking_permissions
 
 Json = Any
 Row = dict[str, Any]
@@ -236,7 +238,7 @@ class Table:
             lines += [f"The same with istioctl: {self.istioctl}"]
         lines += ["", "Columns:"]
         for name, column in self.columns.items():
-            mark = " (key)" if column.key else ""
+            mark = " (key)" * column.key + " (passing)" * column.passing
             lines.append(f"  {name:<{width}}  {column.description}{mark}  [{column.dtype}]")
         return "\n".join(lines)
 
@@ -592,6 +594,11 @@ class Facts:
                 )
         return complete
 
+    @property
+    def kept(self) -> Kept:
+        """What the source answered so far, as a source of its own: it asks nobody anything."""
+        return Kept(self.source, self._answers)
+
     def _ask(self, questions: Iterable[Question]) -> None:
         """Ask several questions at once, and keep the answers."""
         missing = [question for question in questions if question not in self._answers]
@@ -796,7 +803,10 @@ def _state(answer: Answer) -> tuple[str, str | None]:
     A list that the cluster does not know is ``empty``: it has no such objects.
     """
     if answer.refused:
-        return "refused", answer.error or f"refused with {answer.status}"
+        said = answer.error or f"refused with {answer.status}"
+        if lacking := lacking_permissions(answer):
+            return "refused", f"lacks permission to {' and '.join(map(str, lacking))} ({said})"
+        return "refused", said
     if answer.error is not None:
         return "silent", answer.error
     if answer.status == 404 and isinstance(answer.question, ListQuestion):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from meshnb.sources.base import HttpQuestion, Question
 from meshnb.tables.base import Column, Facts, Got, Json, Row, Table
 from meshnb.tables.istiod_ports import istiod_pods
+from meshnb.tables.prometheus import samples
 
 ISTIOD_METRICS = Table(
     name="istiod_metrics",
@@ -24,13 +24,6 @@ ISTIOD_METRICS = Table(
     },
 )
 
-#: A line of Prometheus' text format. Labels may hold braces and escaped quotes in their values.
-_SAMPLE = re.compile(
-    r"([A-Za-z_:][A-Za-z0-9_:]*)"
-    r'(?:\{((?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+)\})?'
-    r"[ \t]+(\S+)(?:[ \t].*)?"
-)
-
 
 @ISTIOD_METRICS.reads
 def _rows(text: Json, question: Question, facts: Facts) -> Iterator[Row]:
@@ -38,13 +31,11 @@ def _rows(text: Json, question: Question, facts: Facts) -> Iterator[Row]:
     # The CNI agent of an ambient mesh has a page of the same name on the same port.
     if (question.namespace, question.pod) not in istiod_pods(facts):
         return
-    for line in text.splitlines():
-        sample = None if line.startswith("#") else _SAMPLE.fullmatch(line.strip())
-        if sample is not None:
-            yield {
-                "istiod": question.pod,
-                "namespace": question.namespace,
-                "metric": sample[1],
-                "labels": (sample[2] or "").rstrip(","),
-                "value": sample[3],
-            }
+    for sample in samples(text):
+        yield {
+            "istiod": question.pod,
+            "namespace": question.namespace,
+            "metric": sample.metric,
+            "labels": sample.printed,
+            "value": sample.value,
+        }

@@ -149,7 +149,8 @@ def test_every_reader_of_symptoms_finds_some_in_these_recordings(recorded: Recor
         facts = recorded(name)
         mesh, failures = mesh_of(facts), failures_of(facts)
         found |= {title for title, read in READERS.items() if list(read(facts, mesh, failures))}
-    assert found == READERS.keys()
+    # Their proxies log, so nothing is taken from counters: see test_counters.py.
+    assert found == READERS.keys() - {"counters"}
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -571,7 +571,10 @@ def test_a_gap_is_inherited_through_tables_that_ask_nothing_themselves(first: st
             lambda a: a.silence("timed out", resource="nodes"), "silent", "timed out", id="silent"
         ),
         pytest.param(
-            lambda a: a.silence("may not", 403, resource="nodes"), "refused", "may not", id="403"
+            lambda a: a.silence("may not", 403, resource="nodes"),
+            "refused",
+            "lacks permission to list nodes (may not)",
+            id="403",
         ),
         pytest.param(
             lambda a: with_status(a, 401, resource="nodes"), "refused", "refused with 401", id="401"
