@@ -32,14 +32,14 @@ from meshnb.checks.base import (
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
-from meshnb.traces.envoy import ProxyConfigs
+from meshnb.traces.envoy.configs import ProxyConfigs
+from meshnb.traces.envoy.matchers import Undecided
+from meshnb.traces.envoy.policies import RBAC_DENIED, Decision
 from meshnb.traces.failures import Failure
-from meshnb.traces.held_policies import Unheld, unheld
-from meshnb.traces.inbound import SENT, Inbound, Met
+from meshnb.traces.following.inbound import SENT, Inbound, Met
 from meshnb.traces.istiod_objects import istiods_objects
-from meshnb.traces.matchers import Undecided
 from meshnb.traces.mesh import ConfigObject, Mesh, plain
-from meshnb.traces.policies import RBAC_DENIED, Decision
+from meshnb.traces.rungs.held_policies import Unheld, unheld
 
 _NONE = f"{RBAC_DENIED}[none]"
 #: istiod's prefix of the names of WasmPlugins, which it spells so.

@@ -31,11 +31,11 @@ from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.conditions import http_only
-from meshnb.traces.enrolment import MODE, enrolment_of, excluded_namespaces
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod
-from meshnb.traces.network_policies import HBONE, admitted
 from meshnb.traces.rules import GATEWAY_API_GROUP, target_references
-from meshnb.traces.waypoints import USE
+from meshnb.traces.tunnels.enrolment import MODE, enrolment_of, excluded_namespaces
+from meshnb.traces.tunnels.network_policies import HBONE, admitted
+from meshnb.traces.tunnels.waypoints import USE
 
 #: How ztunnel says that nobody answered.
 _TIMED_OUT = re.compile(r"15008|timed out|deadline has elapsed|Timeout")

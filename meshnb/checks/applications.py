@@ -34,8 +34,8 @@ from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
 from meshnb.traces.mesh import Mesh, Pod, plain
-from meshnb.traces.network_policies import admitted, let_out
 from meshnb.traces.rules import bound_gateways, route_hosts
+from meshnb.traces.tunnels.network_policies import admitted, let_out
 
 
 def _refused(symptom: Symptom) -> bool:

@@ -38,7 +38,7 @@ from meshnb.tables import Facts
 from meshnb.tables.base import Got, Json, dig, items
 from meshnb.tables.selectors import selects
 from meshnb.traces.mesh import CLUSTER_DOMAIN, ConfigObject, Mesh, Pod, plain
-from meshnb.traces.network_policies import admitted
+from meshnb.traces.tunnels.network_policies import admitted
 
 #: Kinds whose content reaches Envoy verbatim, so that only Envoy can refuse it.
 _PASSED_THROUGH = (

@@ -21,8 +21,8 @@ from meshnb.checks.base import (
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 from meshnb.traces.change import follow_change
-from meshnb.traces.ladder import BROKEN, PASSED, Standing
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod
+from meshnb.traces.rungs.ladder import BROKEN, PASSED, Standing
 
 #: What arrived nowhere for longer than this is no news.
 _RECENT = timedelta(hours=1)

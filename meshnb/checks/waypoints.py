@@ -31,7 +31,7 @@ from meshnb.traces.rules import (
     target_references,
     workload_labels,
 )
-from meshnb.traces.waypoints import GATEWAY_NAME, USE, Waypoints, WaypointUse
+from meshnb.traces.tunnels.waypoints import GATEWAY_NAME, USE, Waypoints, WaypointUse
 
 
 @check("MNB930", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)

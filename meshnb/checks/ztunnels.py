@@ -24,9 +24,9 @@ from meshnb.checks.base import (
 from meshnb.checks.stuck import waiting_for
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
-from meshnb.traces.enrolment import MODE, Enrolment, enrolled
 from meshnb.traces.mesh import Mesh, Pod, plain
-from meshnb.traces.ztunnels import Ztunnels
+from meshnb.traces.tunnels.enrolment import MODE, Enrolment, enrolled
+from meshnb.traces.tunnels.ztunnels import Ztunnels
 
 
 @check("MNB920", Severity.WARNING, cause=Cause.DATA_PLANE)

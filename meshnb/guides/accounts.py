@@ -16,11 +16,11 @@ from meshnb.guides.pictures.base import State
 from meshnb.tables import Facts
 from meshnb.traces.change import follow_change
 from meshnb.traces.connection import ConnectionTrace
-from meshnb.traces.filter_chains import joined
+from meshnb.traces.envoy.filter_chains import joined
 from meshnb.traces.hop import Hop
-from meshnb.traces.ladder import PASSED, ChangeTrace, Cited, Rung, Standing
 from meshnb.traces.mesh import plain
 from meshnb.traces.request import Outcome, RequestTrace
+from meshnb.traces.rungs.ladder import PASSED, ChangeTrace, Cited, Rung, Standing
 
 #: What a trace comes to, by the state of its account.
 VERDICTS = {

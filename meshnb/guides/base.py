@@ -33,7 +33,7 @@ from meshnb.guides.pictures.base import Picture, State
 from meshnb.symptoms import Symptoms
 from meshnb.tables import TABLES, Facts
 from meshnb.traces.connection import Connections
-from meshnb.traces.follow import Follower
+from meshnb.traces.following.follow import Follower
 from meshnb.traces.mesh import MESH, Mesh
 
 #: What the reader picked, by the name of the step on which it was picked.

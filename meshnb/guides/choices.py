@@ -9,9 +9,9 @@ from typing import Any
 from meshnb.errors import UsageError
 from meshnb.guides.base import Case, Option
 from meshnb.symptoms.requests import destination
+from meshnb.traces.ends.places import OUTSIDE, find_destination
 from meshnb.traces.failures import failed
 from meshnb.traces.mesh import ConfigObject, plain
-from meshnb.traces.places import OUTSIDE, find_destination
 
 #: So many groups of requests are offered; those that failed come first.
 _MOST = 80

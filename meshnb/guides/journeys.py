@@ -9,7 +9,7 @@ from datetime import datetime
 from meshnb.guides.accounts import Account, Part
 from meshnb.guides.pictures import Journey, Link, Span, State, Stay, TimeLine, age
 from meshnb.tables.x509 import Certificate
-from meshnb.traces.ends import ConnectionTrace
+from meshnb.traces.ends.base import ConnectionTrace
 
 #: So many ways are drawn; the rest is counted, and is in the list of hops.
 _WAYS = 6

@@ -12,7 +12,7 @@ from meshnb.guides.pictures import State
 from meshnb.guides.seen import followed
 from meshnb.guides.shared import gap_note, plural
 from meshnb.guides.tracing import change_page
-from meshnb.traces.ladder import RUNGS
+from meshnb.traces.rungs.ladder import RUNGS
 
 
 def which(name: str, wanted: Callable[[str], bool], what: str) -> Step:

@@ -13,7 +13,7 @@ import yaml
 
 from meshnb.tables import Facts
 from meshnb.tables.base import Listed, dig, items, mapping
-from meshnb.traces.envoy import ProxyConfig, ProxyConfigs
+from meshnb.traces.envoy.configs import ProxyConfig, ProxyConfigs
 from meshnb.traces.mesh import Mesh
 
 #: So many lines of an original are shown; the rest is counted.

@@ -25,8 +25,8 @@ from meshnb.guides.shared import gap_note
 from meshnb.symptoms import Symptom
 from meshnb.traces.change import follow_change
 from meshnb.traces.connection import ConnectionTrace
-from meshnb.traces.ends import FAILS
-from meshnb.traces.places import OUTSIDE
+from meshnb.traces.ends.base import FAILS
+from meshnb.traces.ends.places import OUTSIDE
 from meshnb.traces.request import Request
 
 #: Which page of a proxy shows what is decided at a hop.

@@ -15,16 +15,16 @@ from typing import Any
 
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
-from meshnb.traces.ambient_trace import AmbientTrace, Reached, Way
-from meshnb.traces.enrolment import Enrolment, enrolment_of, excluded_namespaces
+from meshnb.traces.ends.places import OUTSIDE, Destination, find_client, find_destination
 from meshnb.traces.hop import Hop
 from meshnb.traces.mesh import CLUSTER_DOMAIN, MESH, Mesh, Pod, ServicePort, plain
-from meshnb.traces.network_policies import HBONE, admitted, disobeyed, let_out
-from meshnb.traces.places import OUTSIDE, Destination, find_client, find_destination
 from meshnb.traces.rules import target_references
-from meshnb.traces.waypoints import Waypoints, WaypointUse
-from meshnb.traces.ztunnel_policies import Connection, decide, origin, unenforceable
-from meshnb.traces.ztunnels import Target, Ztunnels, target_port
+from meshnb.traces.tunnels.ambient_trace import AmbientTrace, Reached, Way
+from meshnb.traces.tunnels.enrolment import Enrolment, enrolment_of, excluded_namespaces
+from meshnb.traces.tunnels.network_policies import HBONE, admitted, disobeyed, let_out
+from meshnb.traces.tunnels.waypoints import Waypoints, WaypointUse
+from meshnb.traces.tunnels.ztunnel_policies import Connection, decide, origin, unenforceable
+from meshnb.traces.tunnels.ztunnels import Target, Ztunnels, target_port
 
 __all__ = ["AmbientTrace", "Reached", "follow_ambient"]
 

@@ -24,10 +24,11 @@ from meshnb.sources import Manifests
 from meshnb.tables import Facts
 from meshnb.tables.base import Json, Listed, dig, items, mapping
 from meshnb.traces.comparison import origin_at
-from meshnb.traces.effect import Effects, ServiceEffects
-from meshnb.traces.holdings import AGREES
 from meshnb.traces.istiod_objects import istiods_objects
-from meshnb.traces.ladder import (
+from meshnb.traces.mesh import MESH, ConfigObject, Mesh, ServicePort, plain
+from meshnb.traces.rungs.effect import Effects, ServiceEffects
+from meshnb.traces.rungs.holdings import AGREES
+from meshnb.traces.rungs.ladder import (
     BROKEN,
     NOT_NEEDED,
     NOT_REACHED,
@@ -40,13 +41,12 @@ from meshnb.traces.ladder import (
     Standing,
     where,
 )
-from meshnb.traces.mesh import MESH, ConfigObject, Mesh, ServicePort, plain
-from meshnb.traces.progress import Progress
-from meshnb.traces.reach import Reach, Scope
-from meshnb.traces.scope import scope_of, service_scope
-from meshnb.traces.settings_change import SETTINGS, follow_settings
-from meshnb.traces.usage import Usage
-from meshnb.traces.visibility import istiods, listed
+from meshnb.traces.rungs.progress import Progress
+from meshnb.traces.rungs.reach import Reach, Scope
+from meshnb.traces.rungs.scope import scope_of, service_scope
+from meshnb.traces.rungs.settings_change import SETTINGS, follow_settings
+from meshnb.traces.rungs.usage import Usage
+from meshnb.traces.rungs.visibility import istiods, listed
 
 #: Fields that say whom an object concerns: what is wrong there is told by the rung ``selected``.
 _WHOM = ("spec.gateways", "spec.selector", "spec.workloadSelector", "spec.hosts", "spec.exportTo",

@@ -19,16 +19,16 @@ import pandas as pd
 
 from meshnb.tables import Facts
 from meshnb.traces.ambient import AmbientTrace, follow_ambient
-from meshnb.traces.balancing import Host, hosts_of
 from meshnb.traces.capture import bypass
-from meshnb.traces.ends import FAILS, UNDECIDED, WORKS, ConnectionTrace, Draft, End, pod_title
-from meshnb.traces.envoy import ProxyConfig, ProxyConfigs, Taken, made_from
-from meshnb.traces.filter_chains import TLS, Connection, joined, listener_at, match_chain
+from meshnb.traces.ends.base import FAILS, UNDECIDED, WORKS, ConnectionTrace, Draft, End, pod_title
+from meshnb.traces.ends.places import OUTSIDE, Destination, find_client, find_destination
+from meshnb.traces.ends.server_end import ServerEnd, is_http, tcp_cluster
+from meshnb.traces.ends.tls_settings import TlsSetting, tls_setting
+from meshnb.traces.ends.transport import PLAIN, SIMPLE, Secrets, Side, side_of, upstream_socket
+from meshnb.traces.envoy.balancing import Host, hosts_of
+from meshnb.traces.envoy.configs import ProxyConfig, ProxyConfigs, Taken, made_from
+from meshnb.traces.envoy.filter_chains import TLS, Connection, joined, listener_at, match_chain
 from meshnb.traces.mesh import MESH, Mesh, Pod
-from meshnb.traces.places import OUTSIDE, Destination, find_client, find_destination
-from meshnb.traces.server_end import ServerEnd, is_http, tcp_cluster
-from meshnb.traces.tls_settings import TlsSetting, tls_setting
-from meshnb.traces.transport import PLAIN, SIMPLE, Secrets, Side, side_of, upstream_socket
 
 __all__ = ["ConnectionTrace", "Connections", "End", "follow_connection"]
 

@@ -27,8 +27,8 @@ from meshnb.sources.base import HttpQuestion
 from meshnb.tables import Facts
 from meshnb.tables.base import Column, Table, items
 from meshnb.tables.envoy import CONFIG_DUMP
+from meshnb.traces.envoy.matchers import Headers
 from meshnb.traces.hop import Hop
-from meshnb.traces.matchers import Headers
 from meshnb.traces.mesh import CLUSTER_DOMAIN, MESH, Mesh, Pod, plain
 
 __all__ = ["Outcome", "Predicted", "Request", "RequestTrace", "follow_request", "requests_of"]
@@ -324,7 +324,7 @@ def follow_request(facts: Facts, request: Request) -> RequestTrace:
     For many requests of one source make one ``Follower`` (following/follow.py), which keeps what it
     has decoded.
     """
-    from meshnb.traces.follow import Follower  # noqa: PLC0415  it makes what is declared here
+    from meshnb.traces.following.follow import Follower  # noqa: PLC0415  it makes what is declared here
 
     return Follower(facts).follow(request)
 

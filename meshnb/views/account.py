@@ -11,9 +11,9 @@ from meshnb.guides.originals import Originals
 from meshnb.guides.pictures import State, TimeLine
 from meshnb.guides.shared import plural
 from meshnb.tables import TABLES
-from meshnb.traces.ends import ConnectionTrace, End
-from meshnb.traces.ladder import RUNGS
-from meshnb.traces.transport import Held
+from meshnb.traces.ends.base import ConnectionTrace, End
+from meshnb.traces.ends.transport import Held
+from meshnb.traces.rungs.ladder import RUNGS
 from meshnb.views import tables
 from meshnb.views.base import css, dot, escape, mark, prose
 from meshnb.views.pictures import picture

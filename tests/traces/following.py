@@ -11,8 +11,8 @@ from meshnb.checks import CHECKS, Finding, Inputs, run
 from meshnb.sources import ListQuestion
 from meshnb.tables import Facts
 from meshnb.traces.change import follow_change
-from meshnb.traces.ladder import ChangeTrace
 from meshnb.traces.mesh import MESH, Mesh
+from meshnb.traces.rungs.ladder import ChangeTrace
 from tests.alteration import Altered
 from tests.conftest import facts_of
 

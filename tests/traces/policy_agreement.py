@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from meshnb.tables import Facts
-from meshnb.traces.inbound import Inbound
-from meshnb.traces.matchers import Undecided
+from meshnb.traces.envoy.matchers import Undecided
+from meshnb.traces.envoy.policies import JWT_DENIED, RBAC_DENIED, Decisions
+from meshnb.traces.following.inbound import Inbound
 from meshnb.traces.mesh import MESH, plain
-from meshnb.traces.policies import JWT_DENIED, RBAC_DENIED, Decisions
 from tests.conftest import facts_of, recording_names
 
 

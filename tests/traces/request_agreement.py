@@ -20,7 +20,7 @@ from typing import Any
 
 from meshnb.sources import Bundle
 from meshnb.tables import Facts
-from meshnb.traces.follow import Follower
+from meshnb.traces.following.follow import Follower
 from meshnb.traces.mesh import plain
 from meshnb.traces.request import Outcome, RequestTrace, requests_of
 from tests.conftest import facts_of, recording_names

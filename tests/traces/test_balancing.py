@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from meshnb.traces.balancing import choose
-from meshnb.traces.envoy import Drain, ProxyConfig, Taken
+from meshnb.traces.envoy.balancing import choose
+from meshnb.traces.envoy.configs import Drain, ProxyConfig, Taken
 
 Json = dict[str, Any]
 

@@ -15,7 +15,7 @@ from meshnb.errors import UsageError
 from meshnb.sources import Bundle, Manifests
 from meshnb.tables import Facts
 from meshnb.traces.change import follow_change
-from meshnb.traces.ladder import RUNGS
+from meshnb.traces.rungs.ladder import RUNGS
 from tests.alteration import Altered
 from tests.conftest import facts_of, recording_names, truth_of, unpacked
 from tests.renaming import renamed, renamed_bundle

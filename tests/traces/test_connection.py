@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshnb.errors import UsageError
 from meshnb.tables import Facts
-from meshnb.traces.balancing import hosts_of
 from meshnb.traces.connection import Connections, ConnectionTrace, follow_connection
+from meshnb.traces.envoy.balancing import hosts_of
 from tests.alteration import Altered
 from tests.conftest import facts_of, recording_names
 

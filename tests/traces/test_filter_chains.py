@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshnb.traces.envoy import ProxyConfigs
-from meshnb.traces.filter_chains import HTTP1, OTHER, TLS, Connection, match_chain
+from meshnb.traces.envoy.configs import ProxyConfigs
+from meshnb.traces.envoy.filter_chains import HTTP1, OTHER, TLS, Connection, match_chain
 from tests.conftest import facts_of
 
 _INSPECTED = [

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshnb.tables.x509 import read_certificates
-from meshnb.traces.handshake import shake_hands
-from meshnb.traces.server_end import tls_failure
-from meshnb.traces.transport import MUTUAL, SIMPLE, Held, Side
+from meshnb.traces.ends.handshake import shake_hands
+from meshnb.traces.ends.server_end import tls_failure
+from meshnb.traces.ends.transport import MUTUAL, SIMPLE, Held, Side
 
 NOW = datetime.now(UTC)
 SERVER, CLIENT = "spiffe://mesh.test/ns/shop/sa/cart", "spiffe://mesh.test/ns/shop/sa/web"

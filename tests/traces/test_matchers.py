@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshnb.traces.matchers import (
+from meshnb.traces.envoy.matchers import (
     Headers,
     NormalPath,
     Truth,
@@ -27,7 +27,7 @@ from meshnb.traces.matchers import (
     text_words,
     value_words,
 )
-from meshnb.traces.re2 import NotFollowed, full_match
+from meshnb.traces.envoy.re2 import NotFollowed, full_match
 
 _UNKNOWN = Undecided("it is not in the log")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from meshnb.traces.arrival import Arrival, trusted_client
-from meshnb.traces.http_filters import Filter
-from meshnb.traces.identities import Identities
-from meshnb.traces.matchers import Headers, Undecided
+from meshnb.traces.envoy.arrival import Arrival, trusted_client
+from meshnb.traces.envoy.http_filters import Filter
+from meshnb.traces.envoy.matchers import Headers, Undecided
+from meshnb.traces.envoy.policies import Decision, Decisions, Refusal, decide, gone_through
+from meshnb.traces.envoy.rbac import rule_on
+from meshnb.traces.following.identities import Identities
 from meshnb.traces.mesh import MESH
-from meshnb.traces.policies import Decision, Decisions, Refusal, decide, gone_through
-from meshnb.traces.rbac import rule_on
 from tests.alteration import Altered
 from tests.conftest import facts_of, recording_names
 from tests.traces.policy_agreement import Agreement, agreement

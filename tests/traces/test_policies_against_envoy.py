@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
-from meshnb.traces.arrival import Arrival, trusted_client
-from meshnb.traces.http_filters import Filter
-from meshnb.traces.matchers import Headers, NormalPath, normal_path
-from meshnb.traces.policies import decide, gone_through
+from meshnb.traces.envoy.arrival import Arrival, trusted_client
+from meshnb.traces.envoy.http_filters import Filter
+from meshnb.traces.envoy.matchers import Headers, NormalPath, normal_path
+from meshnb.traces.envoy.policies import decide, gone_through
 from tests.conftest import facts_of
 from tests.traces.real_envoy import Answered, RealEnvoy, free_port, http_listener
 

@@ -12,7 +12,7 @@ import pytest
 
 from meshnb.errors import UsageError
 from meshnb.tables import Facts
-from meshnb.traces.follow import Follower
+from meshnb.traces.following.follow import Follower
 from meshnb.traces.request import Request, RequestTrace, follow_request, requests_of
 from tests.alteration import Altered, Line
 from tests.conftest import facts_of, recording_names

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshnb.sources import Bundle
 from meshnb.tables import Facts
-from meshnb.traces.balancing import choose
-from meshnb.traces.envoy import ProxyConfigs
-from meshnb.traces.filter_chains import HTTP1, TLS, Connection, match_chain
-from meshnb.traces.follow import Follower
+from meshnb.traces.envoy.balancing import choose
+from meshnb.traces.envoy.configs import ProxyConfigs
+from meshnb.traces.envoy.filter_chains import HTTP1, TLS, Connection, match_chain
+from meshnb.traces.following.follow import Follower
 from meshnb.traces.request import ARRIVING, Outcome, Request
 from tests.traces.random_envoy import (
     answering_listener,

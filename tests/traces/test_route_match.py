@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshnb.traces.matchers import Headers
-from meshnb.traces.route_match import host_of, match_route, virtual_host
+from meshnb.traces.envoy.matchers import Headers
+from meshnb.traces.envoy.route_match import host_of, match_route, virtual_host
 
 _HOSTS = {
     "exact": ["a.shop.example"],

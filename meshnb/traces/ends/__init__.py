@@ -1,0 +1,1 @@
+"""The parts of looking at both ends of a connection: what each speaks, shows and trusts."""

@@ -1,0 +1,1 @@
+"""How Envoy decides, from its configuration: chains, routes, endpoints, tokens and policies."""

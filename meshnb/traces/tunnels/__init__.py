@@ -1,0 +1,1 @@
+"""The parts of following a request through ztunnel."""
