@@ -200,7 +200,7 @@ def control_plane_permitted(
     after an upgrade, it waits for ever, and says in its log which kind it may not list.
     """
     said = istiod_log["message"].fillna("")
-    refused = istiod_log[[bool(_FORBIDDEN.search(message)) for message in said]]
+    refused = istiod_log[said.map(lambda message: bool(_FORBIDDEN.search(message))).astype(bool)]
     for (namespace, name), rows in refused.groupby(["namespace", "istiod"]):
         pod = next((p for p in mesh.pods if (p.namespace, p.pod) == (namespace, name)), None)
         found = [one for one in map(_FORBIDDEN.search, rows["message"]) if one]

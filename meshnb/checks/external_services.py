@@ -239,8 +239,9 @@ def port_taken_by_one_host(
     wide = listeners[
         listeners["listener"].fillna("").str.match(r"^(0\.0\.0\.0|\[?::\]?)_\d+$")
         & listeners["cluster"].fillna("").str.startswith("outbound|")
-        & (listeners["address_prefixes"].map(len) == 0)
-        & (listeners["server_names"].map(len) == 0)
+        # A listener that was refused has no filter chains, and so neither of them.
+        & listeners["address_prefixes"].map(lambda found: found == ())
+        & listeners["server_names"].map(lambda found: found == ())
     ]
     for cluster, rows in wide.groupby("cluster"):
         _, number, _, host = str(cluster).split("|", 3)
@@ -307,7 +308,7 @@ def _strayed(
         return lines.iloc[:0]  # what the callers' DNS says of the host, nobody knows
     known = set(rows_of(endpoints, cluster=cluster)["address"].dropna())
     asked = lines["downstream_local_address"].fillna("").map(lambda text: split_address(text)[0])
-    return lines[[bool(known) and one != "" and one not in known for one in asked]]
+    return lines[asked.map(lambda one: bool(known) and one != "" and one not in known).astype(bool)]
 
 
 @check("MNB238", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
