@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test accuracy bench lint format python clean
+.PHONY: help run test accuracy agreement bench lint format python clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,6 +58,9 @@ format: $(VENV)/ready-to-test ## write the code in the one style
 
 accuracy: $(VENV)/ready-to-test ## how many of the recorded faults are found: a table
 	@$(BIN)/python -m tests.accuracy
+
+agreement: $(VENV)/ready-to-test ## how many recorded log lines a followed request agrees with
+	@$(BIN)/python -m tests.traces.request_agreement
 
 bench: $(VENV)/ready-to-test ## how long it takes: a table
 	@$(BIN)/python -m tests.bench

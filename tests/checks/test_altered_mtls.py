@@ -124,13 +124,9 @@ def test_tls_turned_off_in_a_subset_is_blamed(tmp_path: Path) -> None:
     assert_first(altered, "MNB401", "A", "DestinationRule bookinfo/ratings")
 
 
-@pytest.mark.parametrize(
-    "spec", [{"exportTo": ["legacy"]}, {"workloadSelector": {"matchLabels": {"app": "no"}}}]
-)
-def test_a_rule_that_the_callers_do_not_see_is_not_blamed_for_their_failures(
-    tmp_path: Path, spec: Object
-) -> None:
-    """Altered: the DestinationRule is exported elsewhere, or for other workloads."""
+def test_a_rule_for_other_callers_is_not_blamed_for_the_failures_of_these(tmp_path: Path) -> None:
+    """Altered: the DestinationRule is for other workloads."""
+    spec = {"workloadSelector": {"matchLabels": {"app": "no"}}}
     altered = Altered("mtls-client-disable", tmp_path)
     altered.each("destinationrules", "ratings", lambda one: one["spec"].update(spec))
     diagnosis = diagnose(altered.facts())

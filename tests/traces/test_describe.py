@@ -458,7 +458,7 @@ def test_a_pod_or_service_that_is_not_there_is_an_error_that_offers_the_nearest(
 
 
 def test_objects_of_any_shape_are_described(tmp_path: Path) -> None:
-    recording = Altered("healthy", tmp_path)
+    recording = Altered("healthy", tmp_path, delivered=False)
     odd: list[Any] = [{}, {"hosts": 3, "http": [None, {"route": ["x"], "match": "y"}]}]
     odd += [{"selector": [], "targetRefs": [None], "configPatches": {}, "host": {}, "subsets": 1}]
     for number, spec in enumerate(odd):

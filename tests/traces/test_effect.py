@@ -165,7 +165,7 @@ def test_what_is_in_force_is_compared_with_what_is_written(
     recording: str, resource: str, subject: str, change: Change, words: str, tmp_path: Path
 ) -> None:
     """Altered: the object says something else than when it was sent."""
-    altered = Altered(recording, tmp_path)
+    altered = Altered(recording, tmp_path, delivered=False)
     altered.each(resource, subject.rpartition("/")[2], change)
     trace = follow_change(altered.facts(), subject)
     assert stopped(trace) == "active", trace.answer
