@@ -21,6 +21,7 @@ from meshnb.checks.base import (
     config_rows,
     edit,
     ids,
+    pods_beside,
     rows_of,
     subject_of,
     symptom_rows,
@@ -391,9 +392,7 @@ def ambient_application_refuses(mesh: Mesh, symptoms: Symptoms, facts: Facts) ->
             f"Let the application listen there, or correct the Service's targetPort; see `kubectl "
             f"-n {subject.namespace} logs {pods[0].pod}`.",
             evidence=symptom_rows(facts, [symptom]),
-            related=tuple(
-                Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
-            ),
+            related=pods_beside(subject, pods),
             explains=ids([symptom]),
         )
 

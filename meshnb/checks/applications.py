@@ -20,6 +20,7 @@ from meshnb.checks.base import (
     counted,
     edit,
     ids,
+    pods_beside,
     rows_of,
     subject_of,
     symptom_rows,
@@ -188,9 +189,7 @@ def application_ends_connections(
             f"Read its log with `kubectl -n {subject.namespace} logs {pods[0].pod} -c "
             f"{_application(pods[0], facts)}{' --previous' if crashed else ''}`.",
             evidence=symptom_rows(facts, [symptom]),
-            related=tuple(
-                Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
-            ),
+            related=pods_beside(subject, pods),
             explains=ids([symptom]),
             severity=None
             if crashed or (symptom.count >= REPEATED and not rare)
@@ -264,9 +263,7 @@ def application_fails(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterator[
             f"Read its log with `kubectl -n {subject.namespace} logs {pods[0].pod} -c "
             f"{_application(pods[0], facts)}`; the mesh is not at fault.",
             evidence=symptom_rows(facts, [symptom]),
-            related=tuple(
-                Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
-            ),
+            related=pods_beside(subject, pods),
             explains=ids([symptom]),
             severity=None
             if symptom.count >= REPEATED
@@ -341,7 +338,7 @@ def application_too_slow(
             evidence=(*symptom_rows(facts, [symptom]), Evidence.of(routes, carried.index)),
             related=(
                 *(subject_of(item) for item in owners if subject_of(item) != subject),
-                *(Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"),
+                *pods_beside(subject, pods),
             ),
             explains=ids([symptom]),
             severity=Severity.INFO if symptom.is_over else None,

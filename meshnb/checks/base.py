@@ -471,6 +471,24 @@ def restart(subject: Subject) -> str:
     return f"`{where} rollout restart {subject.kind.lower()}/{subject.name}`"
 
 
+def start(subject: Subject) -> str:
+    """Return the sentence that says how to start a workload that wants no pods."""
+    return (
+        f"Start it with `kubectl -n {subject.namespace} scale "
+        f"{subject.kind.lower()}/{subject.name} --replicas=1`."
+    )
+
+
+def workload_in(row: pd.Series) -> Subject:
+    """Return the subject for a row of the table ``workloads``."""
+    return Subject(str(row["kind"]), str(row["namespace"]), str(row["workload"]))
+
+
+def pods_beside(subject: Subject, pods: Iterable[Pod]) -> tuple[Subject, ...]:
+    """Return the pods of a workload that is to blame; nothing when it is a bare pod itself."""
+    return tuple(Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod")
+
+
 #: Kinds whose plain name means another resource to kubectl where the Gateway API is installed.
 _RESOURCES: Mapping[str, str] = {
     "Gateway": "gateways.networking.istio.io",

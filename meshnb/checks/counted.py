@@ -24,6 +24,7 @@ from meshnb.checks.base import (
     counted,
     edit,
     ids,
+    pods_beside,
     rows_of,
     subject_of,
     symptom_rows,
@@ -97,9 +98,7 @@ def application_fails_by_count(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> 
             f"Read its log with `kubectl -n {subject.namespace} logs {pods[0].pod} "
             "--all-containers`, and let its proxy log requests.",
             evidence=symptom_rows(facts, [symptom]),
-            related=tuple(
-                Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
-            ),
+            related=pods_beside(subject, pods),
             explains=ids([symptom]),
             severity=Severity.WARNING if symptom.succeeded else None,
             certainty=0.7,

@@ -13,16 +13,17 @@ from meshnb.checks.base import (
     Evidence,
     Finding,
     Severity,
-    Subject,
     and_list,
     check,
     config_rows,
     edit,
     ids,
     rows_of,
+    start,
     subject_of,
     symptom_rows,
     unseen,
+    workload_in,
 )
 from meshnb.checks.routing import (
     destination_rules,
@@ -220,13 +221,9 @@ def subset_without_pods(
             what = f"{have} (spec.subsets[{position}].labels)"
             remedy = f"Correct the labels with {edit(subject)}, or deploy pods that carry them."
             if len(stopped):
-                row = stopped.iloc[0]
-                subject = Subject(str(row["kind"]), str(row["namespace"]), str(row["workload"]))
+                subject = workload_in(stopped.iloc[0])
                 what = f"{subject} would make such pods, and has none"
-                remedy = (
-                    f"Start it with `kubectl -n {subject.namespace} scale "
-                    f"{subject.kind.lower()}/{subject.name} --replicas=1`."
-                )
+                remedy = start(subject)
             yield Finding(
                 subject,
                 f"Subset {name} of {rule} selects {_labels(labels)}, and none of the {len(behind)} "

@@ -24,9 +24,11 @@ from meshnb.checks.base import (
     config_rows,
     edit,
     ids,
+    start,
     subject_of,
     symptom_rows,
     unseen,
+    workload_in,
 )
 from meshnb.checks.routing import latest, nearly
 from meshnb.symptoms import Symptom, Symptoms
@@ -298,13 +300,9 @@ def gateway_not_deployed(
             f"{gateway.name}`, and what istiod logs of it."
         )
         if len(made):
-            row = made.iloc[0]
-            subject = Subject(str(row["kind"]), str(row["namespace"]), str(row["workload"]))
+            subject = workload_in(made.iloc[0])
             what = f"{subject} has none"
-            remedy = (
-                f"Start it with `kubectl -n {subject.namespace} scale "
-                f"{subject.kind.lower()}/{subject.name} --replicas=1`."
-            )
+            remedy = start(subject)
         yield Finding(
             subject,
             f"{gateway} has no pods: {what}.",

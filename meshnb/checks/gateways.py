@@ -22,9 +22,11 @@ from meshnb.checks.base import (
     edit,
     ids,
     rows_of,
+    start,
     subject_of,
     symptom_rows,
     unseen,
+    workload_in,
 )
 from meshnb.checks.routing import GATEWAY_GROUP, for_hosts, latest, serves
 from meshnb.symptoms import Symptom, Symptoms
@@ -129,13 +131,9 @@ def gateway_without_pods(
             f"Correct spec.selector with {edit(subject_of(gateway))}.",
         )
         if len(stopped):
-            row = stopped.iloc[0]
-            subject = Subject(str(row["kind"]), str(row["namespace"]), str(row["workload"]))
+            subject = workload_in(stopped.iloc[0])
             who = f"{subject}, whose pods have that, wants none"
-            remedy = (
-                f"Start it with `kubectl -n {subject.namespace} scale "
-                f"{subject.kind.lower()}/{subject.name} --replicas=1`."
-            )
+            remedy = start(subject)
         yield Finding(
             subject,
             f"{gateway} selects {wanted}, and {who}, so nobody listens on port "

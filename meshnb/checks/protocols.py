@@ -19,6 +19,7 @@ from meshnb.checks.base import (
     config_rows,
     edit,
     ids,
+    pods_beside,
     rows_of,
     subject_of,
     symptom_rows,
@@ -350,9 +351,7 @@ def application_breaks_http(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Ite
             f"{subject.namespace} exec {pods[0].pod} -c istio-proxy -- curl -si "
             "localhost` at its port.",
             evidence=symptom_rows(facts, [symptom]),
-            related=tuple(
-                Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
-            ),
+            related=pods_beside(subject, pods),
             explains=ids([symptom]),
             severity=Severity.INFO if symptom.is_over else None,
         )

@@ -22,6 +22,7 @@ from meshnb.checks.base import (
     counted,
     edit,
     ids,
+    pods_beside,
     rows_of,
     starting,
     subject_of,
@@ -347,9 +348,7 @@ def discovery_address_unknown(
                 Evidence.of(proxies, proxies.index[proxies["proxy"].isin([p.proxy for p in pods])]),
                 Evidence.of(proxy_log, logged.tail(3).index),
             ),
-            related=tuple(
-                Subject("Pod", pod.namespace, pod.pod) for pod in pods if subject.kind != "Pod"
-            ),
+            related=pods_beside(subject, pods),
             explains=ids(seen),
         )
 

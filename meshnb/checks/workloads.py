@@ -19,10 +19,13 @@ from meshnb.checks.base import (
     counted,
     edit,
     ids,
+    pods_beside,
     rows_of,
+    start,
     starting,
     symptom_rows,
     unseen,
+    workload_in,
     workload_of,
 )
 from meshnb.checks.misses import near_pods
@@ -88,13 +91,9 @@ def service_selects_nothing(
             ]
         ]
         if len(stopped):
-            row = stopped.iloc[0]
-            guilty = Subject(str(row["kind"]), str(row["namespace"]), str(row["workload"]))
+            guilty = workload_in(stopped.iloc[0])
             have = f" {guilty} would make such pods, and wants none."
-            remedy = (
-                f"Start it with `kubectl -n {guilty.namespace} scale "
-                f"{guilty.kind.lower()}/{guilty.name} --replicas=1`."
-            )
+            remedy = start(guilty)
         slip = guilty == subject and _slip(service, mesh, facts)
         if slip and not seen:
             have += " No request was seen to fail, for no proxy logs any."
@@ -284,9 +283,7 @@ def pods_not_ready(
                     ],
                 ),
             ),
-            related=tuple(
-                Subject("Pod", pod.namespace, pod.pod) for pod in members if subject.kind != "Pod"
-            ),
+            related=pods_beside(subject, members),
             explains=ids(seen),
             # Why the pod does not start, or its sidecar is not ready, others may know better.
             certainty=0.45 if state.code in ("proxy", "init", "other") else 1.0,

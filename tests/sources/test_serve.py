@@ -10,7 +10,6 @@ import ssl
 import stat
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from kubernetes import client, config, dynamic, watch
 
 from meshnb.errors import SourceError
 from meshnb.sources import Bundle, ListQuestion, Manifests
+from meshnb.sources.ages import age_text
 from meshnb.sources.base import only
 from meshnb.sources.serve import Served, serve
-from meshnb.sources.serve.printed import short_duration
 from tests.alteration import Altered
 from tests.conftest import unpacked
 from tests.serving import core_client, kubectl, session_of
@@ -388,7 +387,7 @@ def test_a_table_has_the_state_of_each_pod_and_its_age_at_the_recording() -> Non
     ],
 )
 def test_ages_are_written_as_kubectl_writes_them(seconds: int, text: str) -> None:
-    assert short_duration(timedelta(seconds=seconds)) == text
+    assert age_text(seconds) == text
 
 
 def test_kubectl_shows_a_recording(served: Served) -> None:

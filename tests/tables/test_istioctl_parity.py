@@ -21,9 +21,9 @@ import pytest
 
 from meshnb.errors import NotRecorded
 from meshnb.sources import open_source
+from meshnb.sources.ages import age_text
 from meshnb.sources.base import Answer, HttpQuestion, ListQuestion, Question, parse_time
 from meshnb.tables import TABLES, Facts
-from meshnb.tables.proxy_status_summary import age_text
 from tests.conftest import SHARED, facts_of
 
 Recorded = Callable[[str], Facts]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+from meshnb.sources.ages import age_text
 from meshnb.sources.base import parse_time
 
 #: How a client asks for a table.
@@ -87,37 +88,9 @@ def _age(item: dict[str, Any], now: datetime) -> str:
 
 def _since(text: Any, now: datetime) -> str:
     try:
-        return short_duration(now - parse_time(str(text)))
+        return age_text((now - parse_time(str(text))).total_seconds())
     except ValueError:
         return "<unknown>"
-
-
-def short_duration(span: timedelta) -> str:
-    """Return a duration as kubectl has it: two units while they matter, such as ``3m21s``."""
-    seconds = int(span.total_seconds())
-    if seconds < 0:
-        return "<invalid>" if seconds < -1 else "0s"
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    years = days // 365
-    if seconds < 120:
-        return f"{seconds}s"
-    if minutes < 10:
-        return _two(minutes, "m", seconds % 60, "s")
-    if hours < 3:
-        return f"{minutes}m"
-    if hours < 8:
-        return _two(hours, "h", minutes % 60, "m")
-    if hours < 48:
-        return f"{hours}h"
-    if days < 8:
-        return _two(days, "d", hours % 24, "h")
-    if days < 730:
-        return f"{days}d"
-    return _two(years, "y", days % 365, "d") if years < 8 else f"{years}y"
-
-
-def _two(large: int, unit: str, small: int, smaller: str) -> str:
-    return f"{large}{unit}" + (f"{small}{smaller}" if small else "")
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

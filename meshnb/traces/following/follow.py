@@ -307,19 +307,7 @@ class Follower:
             f"The application of {name} gets it on port {port}. "
             "Cannot decide what it answers: that is not written in any configuration."
         )
-        passage.passed.hops.append(
-            Hop(
-                "application",
-                name,
-                "undecided",
-                says,
-                when=way.when,
-                table="pods",
-                row=None
-                if pod is None
-                else self._cite("pods", namespace=pod.namespace, pod=pod.pod),
-            )
-        )
+        self._reach_application(passage, pod, name, says, way)
         endpoint = joined(sent.connection.address, port)
         passage.passed.outcomes.append(_reaching(way, "application", endpoint))
 
@@ -497,6 +485,15 @@ class Follower:
             self._arrivals[key] = passed
         return self._arrivals[key]
 
+    def _reach_application(
+        self, passage: Passage, pod: Pod | None, name: str, says: str, way: Way
+    ) -> None:
+        """Add the last hop, at which no configuration tells what becomes of the request."""
+        row = None if pod is None else self._cite("pods", namespace=pod.namespace, pod=pod.pod)
+        passage.passed.hops.append(
+            Hop("application", name, "undecided", says, when=way.when, table="pods", row=row)
+        )
+
     def _bare_pod(
         self, passage: Passage, pod: Pod, host: Host, said: Spoken, ahead: Outcome, way: Way
     ) -> None:
@@ -505,17 +502,7 @@ class Follower:
         says = f"The application of {name} gets it on port {host.port}."
         if said.speaks == TLS:
             says += " Cannot decide whether it speaks TLS."
-        passage.passed.hops.append(
-            Hop(
-                "application",
-                name,
-                "undecided",
-                says,
-                when=way.when,
-                table="pods",
-                row=self._cite("pods", namespace=pod.namespace, pod=pod.pod),
-            )
-        )
+        self._reach_application(passage, pod, name, says, way)
         known = said.speaks != TLS
         why = "" if known else f"what {name} does with the connection is not known"
         by = "application" if known else ""

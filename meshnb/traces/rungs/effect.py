@@ -76,17 +76,7 @@ class Effects:
             return Effect(ABSENT, "no route there was made from it", idle=idle)
         odd = expected.differences(mine)
         # What a route leads to is as the delegate says, too: it is judged with its root.
-        return Effect(
-            DIFFERS if odd else AGREES,
-            f"its routes are there, but {odd}"
-            if odd
-            else f"its routes are there and lead where it says ({len(mine)})",
-            Cited.of("routes", mine),
-            newest(mine),
-            frozenset(cluster for clusters in mine["clusters"] for cluster in clusters),
-            frozenset(domain for domains in mine["all_domains"] for domain in domains),
-            idle,
-        )
+        return _of_routes(mine, odd, idle)
 
     def _connections(self, expected: Routed, pod: Pod) -> Effect:
         """Judge routes of connections, whose clusters stand in filter chains."""
@@ -125,16 +115,7 @@ class Effects:
                 return Effect(UNKNOWN, "its routes do not bear the names of their objects")
             return Effect(ABSENT, "no route there bears its name")
         odd = expected.rule_differences(mine)
-        return Effect(
-            DIFFERS if odd else AGREES,
-            f"its routes are there, but {odd}"
-            if odd
-            else f"its routes are there and lead where it says ({len(mine)})",
-            Cited.of("routes", mine),
-            newest(mine),
-            frozenset(cluster for clusters in mine["clusters"] for cluster in clusters),
-            frozenset(domain for domains in mine["all_domains"] for domain in domains),
-        )
+        return _of_routes(mine, odd)
 
     # --- clusters ---
 
@@ -446,3 +427,18 @@ _LIMITS = (
     ("max_requests", ("http", "http2MaxRequests")),
     ("max_retries", ("http", "maxRetries")),
 )
+
+
+def _of_routes(mine: pd.DataFrame, odd: str, idle: str = "") -> Effect:
+    """Return the effect that routes have, which differ from what was written in ``odd``."""
+    return Effect(
+        DIFFERS if odd else AGREES,
+        f"its routes are there, but {odd}"
+        if odd
+        else f"its routes are there and lead where it says ({len(mine)})",
+        Cited.of("routes", mine),
+        newest(mine),
+        frozenset(cluster for clusters in mine["clusters"] for cluster in clusters),
+        frozenset(domain for domains in mine["all_domains"] for domain in domains),
+        idle,
+    )
