@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -34,6 +36,8 @@ _RETRIES = 3
 _LONGEST_WAIT_S = 5.0
 #: Whether a token has expired is looked at so often, in seconds.
 _FRESH_S = 1.0
+#: What was asked for and is no longer wanted may take so long to be let go of, in seconds.
+_LETTING_GO_S = 0.5
 #: Connecting, with TLS, may take so long, in seconds.
 CONNECT_S = 10.0
 
@@ -98,10 +102,11 @@ class ApiServer:
         self._renewing = asyncio.Lock()
         self._authorization: str | None = None
         self._authorized_at = float("-inf")
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections),
+            connector=aiohttp.TCPConnector(limit=self._connections, socket_factory=self._socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             auto_decompress=True,
         )
@@ -115,7 +120,21 @@ class ApiServer:
     ) -> None:
         assert self._session is not None
         await self._session.close()
-        await asyncio.sleep(0)  # lets the transports notice, so that their sockets are closed
+        # The session does not wait for connections that were given up while they were opened.
+        deadline = time.monotonic() + _LETTING_GO_S
+        while self._open_sockets() and time.monotonic() < deadline:  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(0.005)
+        for left in self._open_sockets():
+            left.close()
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = address
+        opened = socket.socket(family, kind, protocol)
+        self._sockets.add(opened)
+        return opened
+
+    def _open_sockets(self) -> list[socket.socket]:
+        return [one for one in self._sockets if one.fileno() >= 0]
 
     async def _options(self) -> dict[str, Any]:
         """Return what every request has: credentials, TLS, proxy."""
@@ -273,14 +292,14 @@ class ApiServer:
 
         When it is left, its connection is closed: nothing of it is kept for others.
         """
-        socket = await self._open(path, parameters, protocol)
+        stream = await self._open(path, parameters, protocol)
         try:
-            yield socket
+            yield stream
         finally:
-            connection = socket._response.connection  # noqa: SLF001  a close that waits for nobody
+            connection = stream._response.connection  # noqa: SLF001  a close that waits for nobody
             if connection is not None and connection.transport is not None:
                 connection.transport.abort()
-            socket._response.close()  # noqa: SLF001
+            stream._response.close()  # noqa: SLF001
 
     async def _open(
         self, path: str, parameters: Mapping[str, str], protocol: str
@@ -290,7 +309,7 @@ class ApiServer:
         for left in reversed(range(_RETRIES + 1)):
             used = self.access
             try:
-                socket: aiohttp.ClientWebSocketResponse[bool] = await self._session.ws_connect(
+                stream: aiohttp.ClientWebSocketResponse[bool] = await self._session.ws_connect(
                     self.access.server + path,
                     params=parameters,
                     protocols=(protocol,),
@@ -308,7 +327,7 @@ class ApiServer:
                     raise Refused(error.status, error.message) from None
                 await asyncio.sleep(_wait(after))
             else:
-                return socket
+                return stream
         raise Refused(503, "the server is too busy")
 
     async def why_refused(self, path: str, parameters: Mapping[str, str]) -> str:

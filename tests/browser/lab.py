@@ -122,14 +122,19 @@ def run_all(page: Page) -> None:
     page.locator(".jp-Notebook").wait_for()
     # Before there is a kernel, JupyterLab calls it idle.
     page.locator(".jp-KernelName", has_text="Python").first.wait_for()
-    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-    idle.wait_for(state="attached")
+    wait_for_kernel(page)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
     for _ in range(PATIENCE_MS // 250):
         page.wait_for_timeout(250)
         if all(text.strip("[]:").isdigit() for text in prompts.all_text_contents()):
-            idle.wait_for(state="attached")
+            wait_for_kernel(page)
             return
     raise AssertionError(f"The cells did not run: {prompts.all_text_contents()}")
+
+
+def wait_for_kernel(page: Page) -> None:
+    """Wait until the kernel of the notebook that is shown has nothing more to say."""
+    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    idle.wait_for(state="attached")
