@@ -132,3 +132,15 @@ def test_without_a_kubeconfig_the_source_cannot_be_used(
     code, _, error = meshnb("diagnose", "cluster")
     assert code == 3
     assert "There is no kubeconfig" in error
+
+
+def test_a_part_of_a_cluster_is_compared_with_a_recording(mesh: Mesh, meshnb: Meshnb) -> None:
+    healthy = str(unpacked() / "healthy")
+    with mesh("subset-missing"):
+        code, out, said = meshnb("diff", healthy, "cluster", "-n", "bookinfo", "-l", "app=reviews")
+    assert code == 1
+    assert "routes 80 and 9080 of 2 proxies now point to subset v3 instead of subset v2" in out
+    assert "not compared: what 5 proxies say and hold: at the later moment nobody asked" in said
+    code, _, said = meshnb("diff", "-n", "bookinfo", healthy, healthy)
+    assert code == 2
+    assert "--namespace chooses what a live cluster is asked" in said

@@ -27,6 +27,7 @@ from meshnb.tables.envoy import (
     proxy_of,
     shaped,
 )
+from meshnb.tables.go_sort import go_sorted
 
 ROUTES = Table(
     name="routes",
@@ -190,25 +191,17 @@ _NO_ROUTE = (
 def _sorted(entries: list[tuple[str, _Entry]]) -> list[tuple[str, _Entry]]:
     """Return route configurations in istioctl's order.
 
-    istioctl compares two names only when both are numbers, which is no order; up to twelve
-    elements, Go's sort is an insertion sort, whose result is the one that is printed. Longer lists
-    are put into a plain order here: numbers first, by size, then the rest as they come.
+    istioctl compares two names only when both are numbers, which is no order; what it prints is
+    what Go's sort makes of it.
     """
     numbered = [
         (_number(str(shaped(e.route_config, _Configuration).name)), s, e) for s, e in entries
     ]
-    if len(numbered) > 12:
-        numbered.sort(key=lambda entry: (entry[0] is None, entry[0] or 0))
-        return [(state, entry) for _, state, entry in numbered]
-    for end in range(1, len(numbered)):
-        at = end
-        while at > 0:
-            number, before = numbered[at][0], numbered[at - 1][0]
-            if number is None or before is None or number >= before:
-                break
-            numbered[at - 1], numbered[at] = numbered[at], numbered[at - 1]
-            at -= 1
-    return [(state, entry) for _, state, entry in numbered]
+
+    def less(one: tuple[int | None, str, _Entry], other: tuple[int | None, str, _Entry]) -> bool:
+        return one[0] is not None and other[0] is not None and one[0] < other[0]
+
+    return [(state, entry) for _, state, entry in go_sorted(numbered, less)]
 
 
 def _number(name: str) -> int | None:

@@ -27,9 +27,10 @@ from meshnb.sources.base import HttpQuestion
 from meshnb.tables import Facts
 from meshnb.tables.base import Column, Table, items
 from meshnb.tables.envoy import CONFIG_DUMP
+from meshnb.traces.ends.places import ports_of, running_pod
 from meshnb.traces.envoy.matchers import Headers
 from meshnb.traces.hop import Hop
-from meshnb.traces.mesh import CLUSTER_DOMAIN, MESH, Mesh, Pod, plain
+from meshnb.traces.mesh import MESH, Mesh, Pod, plain
 
 __all__ = ["Outcome", "Predicted", "Request", "RequestTrace", "follow_request", "requests_of"]
 
@@ -436,7 +437,12 @@ def _parsed(facts: Facts, words: str) -> Request:
     target = named.get("to", url_host)
     if not target:
         raise UsageError("It is not said where the request goes to.", next_step=_FORM)
-    pod = _pod(mesh, named["from"])
+    name = named["from"].removeprefix("pod ").removeprefix("proxy ").strip()
+    pod = running_pod(mesh, name)
+    if pod is None:
+        running = [one for one in mesh.pods if one.running]
+        known = {one.pod for one in running} | {one.workload for one in running}
+        raise UsageError(f"There is no pod {name!r}.", next_step=nearest(name, known))
     secure = scheme == "https" or named.get("over", "").lower() == "tls"
     host, port = _host(target, 443 if secure else 80)
     default = port == (443 if secure else 80)
@@ -488,41 +494,13 @@ def _host(target: str, default: int) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _pod(mesh: Mesh, text: str) -> Pod:
-    """Return the pod that a text names: a proxy, a pod, a workload; one with a proxy first."""
-    name = text.removeprefix("pod ").removeprefix("proxy ").strip()
-    namespace, _, short = name.rpartition("/")
-    running = [pod for pod in mesh.pods if pod.running]
-    proxied = [pod for pod in running if pod.proxy]
-    named = (
-        [pod for pod in running if name in (pod.proxy, f"{pod.pod}.{pod.namespace}")],
-        [pod for pod in running if short == pod.pod and namespace in ("", pod.namespace)],
-        [pod for pod in proxied if short == pod.workload and namespace in ("", pod.namespace)],
-        [pod for pod in running if short == pod.workload and namespace in ("", pod.namespace)],
-        [pod for pod in running if name == f"{pod.workload}.{pod.namespace}"],
-    )
-    for found in named:
-        if len({(pod.namespace, pod.workload) for pod in found}) > 1:
-            several = sorted(f"{pod.namespace}/{pod.pod}" for pod in found)
-            raise UsageError(
-                f"There are several pods {name!r}.",
-                next_step=f"Write one of {', '.join(several)}.",
-            )
-        if found:
-            return found[0]
-    known = {pod.pod for pod in running} | {pod.workload for pod in running}
-    raise UsageError(f"There is no pod {name!r}.", next_step=nearest(name, known))
-
-
 def _address(mesh: Mesh, host: str, port: int, namespace: str) -> str:
     """Return the address that a pod of a namespace finds for a host; empty for one out of mesh."""
     if re.fullmatch(r"[0-9.]+|[0-9a-fA-F:]*:[0-9a-fA-F:]*", host):
         return host
     host = host.rstrip(".")
-    for ending in ("", f".{namespace}.svc.{CLUSTER_DOMAIN}", f".svc.{CLUSTER_DOMAIN}", ".local"):
-        ports = mesh.ports(f"{host}{ending}" if ending != ".local" else f"{host}.{CLUSTER_DOMAIN}")
-        if not ports:
-            continue
+    ports = ports_of(mesh, host, namespace)
+    if ports:
         if ports[0].cluster_ip and not ports[0].headless:
             return ports[0].cluster_ip
         pods = mesh.selected(ports[0])

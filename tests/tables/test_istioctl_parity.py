@@ -163,9 +163,6 @@ PAGES = {
         },
     ),
 }
-#: Proxies with more than twelve route configurations: Go's sort, given istioctl's comparison that
-#: is no order, shuffles them; the table has them in a plain order, so only the rows are compared.
-SHUFFLED = {("mtls-client-disable", "route")}
 
 
 def _as_istioctl(table: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -190,8 +187,6 @@ def test_proxy_config_prints_the_same_rows_in_the_same_order(
         columns = {h: c for h, c in headings.items() if h in text.splitlines()[0]}
         own = frame[frame["proxy"] == proxy_in(file)]
         ours, theirs = as_printed(own, list(columns.values())), cells(text, list(columns))
-        if (name, page) in SHUFFLED:
-            ours, theirs = sorted(ours), sorted(theirs)
         assert ours == theirs, file
         compared += len(ours)
     assert compared > 0
@@ -220,8 +215,6 @@ def test_one_saved_page_alone_gives_the_rows_that_istioctl_prints(
                 assert set(frame["proxy"]) == {proxy_in(f"{folder}/")}
             ours = as_printed(frame, list(headings.values()))
             theirs = cells(printed()[name][f"{folder}/{page}.txt"], list(headings))
-            if (name, page) in SHUFFLED:
-                ours, theirs = sorted(ours), sorted(theirs)
             assert ours == theirs, (folder, page)
             compared += len(ours)
     assert compared > 0

@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshnb.errors import UsageError
 from meshnb.tables import Facts
 from meshnb.traces.connection import Connections, ConnectionTrace, follow_connection
+from meshnb.traces.ends.places import find_client
 from meshnb.traces.envoy.balancing import hosts_of
+from meshnb.traces.mesh import MESH
 from tests.alteration import Altered
 from tests.conftest import facts_of, recording_names
 
@@ -646,3 +648,10 @@ def test_tls_to_a_host_outside_says_what_the_client_demands(
     assert trace.verdict == "undecided"
     assert trace.client.speaks == "TLS (SNI x.test)"
     assert words in trace.steps[-1].says
+
+
+def test_a_client_may_be_called_by_its_bare_name_if_only_one_is() -> None:
+    mesh = MESH.make(facts_of("healthy"))
+    assert find_client(mesh, "details-v1") == find_client(mesh, "bookinfo/details-v1")
+    with pytest.raises(UsageError, match="no pod detail"):
+        find_client(mesh, "detail")

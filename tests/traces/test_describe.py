@@ -22,7 +22,7 @@ import pytest
 from meshnb.errors import UsageError
 from meshnb.tables import Facts
 from meshnb.traces.describe import ACTING_OBJECTS, acting_objects, describe_pod, describe_service
-from meshnb.traces.description import PodDescription, RoutesOf, RuleFor, ServiceDescription
+from meshnb.traces.describe.base import PodDescription, RoutesOf, RuleFor, ServiceDescription
 from meshnb.traces.mesh import MESH, Mesh
 from tests.alteration import Altered
 from tests.conftest import SHARED, facts_of, recording_names

@@ -7,6 +7,7 @@ from typing import Any
 from meshnb.tables import Facts
 from meshnb.traces.ends.transport import Held
 from meshnb.traces.mesh import Pod
+from meshnb.traces.row_index import RowIndex
 
 
 class Rows:
@@ -14,12 +15,11 @@ class Rows:
 
     def __init__(self, facts: Facts) -> None:
         """Take the facts."""
-        self._facts = facts
-        self._found: dict[str, dict[tuple[Any, ...], int]] = {}
+        self._index = RowIndex(facts)
 
     def pod(self, pod: Pod) -> dict[str, Any]:
         """Cite a pod."""
-        row = self._row("pods", ("namespace", "pod"), (pod.namespace, pod.pod))
+        row = self._index.row("pods", {"namespace": pod.namespace, "pod": pod.pod})
         return {"table": "pods", "row": row} if row is not None else {}
 
     def config(self, index: int) -> dict[str, Any]:
@@ -28,13 +28,13 @@ class Rows:
 
     def cluster(self, proxy: str, cluster: str) -> dict[str, Any]:
         """Cite a cluster of a proxy."""
-        row = self._row("clusters", ("proxy", "cluster"), (proxy, cluster))
+        row = self._index.row("clusters", {"proxy": proxy, "cluster": cluster})
         return {"table": "clusters", "row": row, "resource": cluster} if row is not None else {}
 
     def listener(self, proxy: str, listener: str, position: int) -> dict[str, Any]:
         """Cite a filter chain of a listener by its place."""
-        key = (proxy, listener, position)
-        row = self._row("listeners", ("proxy", "listener", "position"), key)
+        key = {"proxy": proxy, "listener": listener, "position": position}
+        row = self._index.row("listeners", key)
         return {"table": "listeners", "row": row, "resource": listener} if row is not None else {}
 
     def first_listener(self, proxy: str, listener: str) -> dict[str, Any]:
@@ -42,18 +42,6 @@ class Rows:
         found = self.listener(proxy, listener, 0)
         found.pop("resource", None)
         return found
-
-    def _row(self, table: str, columns: tuple[str, ...], key: tuple[Any, ...]) -> int | None:
-        if table not in self._found:
-            frame = self._facts[table]
-            if table == "listeners":
-                frame = frame[frame["state"].isin(["active", "static"])]
-            keys = zip(*(frame[column] for column in columns), strict=True)
-            index: dict[tuple[Any, ...], int] = {}
-            for row, values in zip(frame.index, keys, strict=True):
-                index.setdefault(tuple(values), int(row))
-            self._found[table] = index
-        return self._found[table].get(key)
 
 
 def held_row(held: Held | None) -> dict[str, Any]:

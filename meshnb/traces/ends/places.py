@@ -1,6 +1,6 @@
 """What people call the two ends of a connection: pods, Services, addresses, the outside.
 
-Shared by the traces that take two ends: ``ambient`` and ``connection``.
+Shared by the traces of a request, of a connection and of ambient mode.
 """
 
 from __future__ import annotations
@@ -36,12 +36,31 @@ def find_pod(mesh: Mesh, name: str) -> Pod | None:
     return mesh.pod_at(name.strip("[]"))
 
 
-def _of_workload(mesh: Mesh, name: str) -> Pod | None:
-    """Return the first running pod of the workload called namespace/name or name.namespace."""
-    for pod in mesh.pods:
-        titles = (f"{pod.namespace}/{pod.workload}", f"{pod.workload}.{pod.namespace}")
-        if pod.running and name in titles:
-            return pod
+def running_pod(mesh: Mesh, name: str) -> Pod | None:
+    """Return the running pod that a name stands for: a proxy, a pod or a workload; None for none.
+
+    A namespace may stand before a slash or behind the last dot, or be left out. Of a workload it is
+    a pod with a proxy, if there is one. Raises UsageError when pods of several workloads are meant.
+    """
+    namespace, _, short = name.rpartition("/")
+    running = [pod for pod in mesh.pods if pod.running]
+    proxied = [pod for pod in running if pod.proxy]
+    named = (
+        [pod for pod in running if name in (pod.proxy, f"{pod.pod}.{pod.namespace}")],
+        [pod for pod in running if short == pod.pod and namespace in ("", pod.namespace)],
+        [pod for pod in proxied if short == pod.workload and namespace in ("", pod.namespace)],
+        [pod for pod in running if short == pod.workload and namespace in ("", pod.namespace)],
+        [pod for pod in running if name == f"{pod.workload}.{pod.namespace}"],
+    )
+    for found in named:
+        if len({(pod.namespace, pod.workload) for pod in found}) > 1:
+            several = sorted(f"{pod.namespace}/{pod.pod}" for pod in found)
+            raise UsageError(
+                f"There are several pods {name!r}.",
+                next_step=f"Write one of {', '.join(several)}.",
+            )
+        if found:
+            return found[0]
     return None
 
 
@@ -52,7 +71,7 @@ def find_client(mesh: Mesh, name: str) -> Pod | None:
     """
     if name == OUTSIDE:
         return None
-    pod = find_pod(mesh, name) or _of_workload(mesh, name)
+    pod = find_pod(mesh, name) or running_pod(mesh, name)
     if pod is None and not is_address(name):
         raise UsageError(
             f"There is no pod {name}.",
@@ -108,11 +127,20 @@ def find_destination(mesh: Mesh, text: str) -> Destination:
 
 def _service_ports(mesh: Mesh, name: str) -> tuple[ServicePort, ...]:
     by_address = tuple(one for one in mesh.services if one.cluster_ip == name.strip("[]"))
-    slashed = name.partition("/")
-    hosts = [name, f"{name}.svc.{CLUSTER_DOMAIN}", f"{name}.{CLUSTER_DOMAIN}"]
-    if slashed[1]:
-        hosts.append(f"{slashed[2]}.{slashed[0]}.svc.{CLUSTER_DOMAIN}")
-    return by_address or next((mesh.ports(host) for host in hosts if mesh.ports(host)), ())
+    namespace, slash, service = name.partition("/")
+    return by_address or (ports_of(mesh, service, namespace) if slash else ports_of(mesh, name))
+
+
+def ports_of(mesh: Mesh, host: str, namespace: str = "") -> tuple[ServicePort, ...]:
+    """Return the ports of the Service that a host stands for, as a pod of a namespace finds it.
+
+    The domain of the cluster may be left out, and in the namespace of the pod more of the name.
+    """
+    endings = ["", f"svc.{CLUSTER_DOMAIN}", CLUSTER_DOMAIN]
+    if namespace:
+        endings.insert(1, f"{namespace}.svc.{CLUSTER_DOMAIN}")
+    hosts = [f"{host}.{ending}".rstrip(".") for ending in endings]
+    return next((ports for one in hosts if (ports := mesh.ports(one))), ())
 
 
 def is_address(text: str) -> bool:

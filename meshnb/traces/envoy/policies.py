@@ -23,15 +23,10 @@ from meshnb.traces.envoy.matchers import (
     Headers,
     Truth,
     Undecided,
-    both,
-    matches_header,
-    matches_parameter,
-    matches_regex,
     matches_value,
-    sampled,
-    without_query,
 )
 from meshnb.traces.envoy.rbac import NONE, Miss, Ruling, policy_object, rule_on, rule_words
+from meshnb.traces.envoy.route_match import matches_plainly
 from meshnb.traces.envoy.tokens import FILTER as JWT_FILTER
 from meshnb.traces.envoy.tokens import WRONG_AUDIENCE, authenticate, without
 
@@ -278,7 +273,7 @@ def _jwt(name: str, config: Json, own: Json, arrival: Arrival) -> tuple[Decision
         return None, arrival
 
     def matches(match: Json) -> Truth:
-        return route_matches(match, arrival.headers)
+        return matches_plainly(match, arrival.headers)
 
     asked = dig(own, "requirement_name")
     requirement = asked if isinstance(asked, str) else None
@@ -453,44 +448,3 @@ def _ext_authz(name: str, config: Json, arrival: Arrival) -> Decision:
     )
     says = f"Cannot decide, because the authorization server {server} decides."
     return Decision(name, "ext_authz", "undecided", says)
-
-
-# --- The route matches of tokens' rules ----------------------------------------------------------
-
-
-def route_matches(match: Json, headers: Headers) -> Truth:
-    """Whether a route match (``envoy.config.route.v3.RouteMatch``) holds for a request."""
-    fields = mapping(match)
-    path = headers.get(":path")
-    if isinstance(path, Undecided):
-        return path
-    found = [
-        _path_matches(fields, path or ""),
-        *(matches_header(one, headers) for one in items(fields, "headers")),
-        *(matches_parameter(one, path or "") for one in items(fields, "query_parameters")),
-    ]
-    if "runtime_fraction" in fields:
-        found.append(sampled(mapping(fields, "runtime_fraction").get("default_value")))
-    return both(found)
-
-
-def _path_matches(fields: Mapping[str, Any], path: str) -> Truth:
-    plain = without_query(path)
-    folded = fields.get("case_sensitive") is False
-    if folded and "safe_regex" not in fields:
-        plain = plain.lower()
-
-    def wanted(kind: str) -> str:
-        text = str(fields[kind])
-        return text.lower() if folded else text
-
-    if "prefix" in fields:
-        return plain.startswith(wanted("prefix"))
-    if "path" in fields:
-        return plain == wanted("path")
-    if "path_separated_prefix" in fields:
-        prefix = wanted("path_separated_prefix")
-        return plain == prefix or plain.startswith(prefix + "/")
-    if "safe_regex" in fields:
-        return matches_regex(fields["safe_regex"], plain)
-    return Undecided("a route's match on the path is not evaluated offline")

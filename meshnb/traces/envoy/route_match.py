@@ -199,6 +199,30 @@ def _matches(route: Json, headers: Headers, path: str, tls: Truth) -> _Condition
 def _conditions(
     match: Mapping[str, Any], headers: Headers, path: str, tls: Truth
 ) -> Iterator[_Condition]:
+    yield from _plain_conditions(match, headers, path)
+    if "grpc" in match:
+        yield is_grpc(headers), "it takes gRPC only"
+    if context := mapping(match, "tls_context"):
+        yield _certificate(context, tls), "it asks for another kind of client certificate"
+    for field, words in _UNFOLLOWED.items():
+        if match.get(field):
+            yield Undecided(f"{words} are not evaluated offline"), f"it has conditions on {words}"
+
+
+def matches_plainly(match: Json, headers: Headers) -> Truth:
+    """Whether a route match holds for a request, as the rule of a token has it.
+
+    Only path, headers, query and share count there; what else it says is for routes.
+    """
+    path = headers.get(":path")
+    if isinstance(path, Undecided):
+        return path
+    return both(truth for truth, _ in _plain_conditions(mapping(match), headers, path or ""))
+
+
+def _plain_conditions(
+    match: Mapping[str, Any], headers: Headers, path: str
+) -> Iterator[_Condition]:
     yield _path(match, headers, path)
     for header in items(match, "headers"):
         yield matches_header(header, headers), f"wanted: {header_words(header)}"
@@ -208,13 +232,6 @@ def _conditions(
     if "runtime_fraction" in match:
         share = sampled(dig(match, "runtime_fraction", "default_value"))
         yield share, "it takes only a share of the requests"
-    if "grpc" in match:
-        yield is_grpc(headers), "it takes gRPC only"
-    if context := mapping(match, "tls_context"):
-        yield _certificate(context, tls), "it asks for another kind of client certificate"
-    for field, words in _UNFOLLOWED.items():
-        if match.get(field):
-            yield Undecided(f"{words} are not evaluated offline"), f"it has conditions on {words}"
 
 
 _UNFOLLOWED: Mapping[str, str] = {

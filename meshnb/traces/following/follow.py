@@ -39,13 +39,13 @@ from meshnb.traces.following.delivery import Spoken, returned, spoken, unshaken
 from meshnb.traces.following.hindsight import Hindsight
 from meshnb.traces.following.identities import Identities
 from meshnb.traces.following.passage import NO_CHAIN, NO_CODEC, Passage
-from meshnb.traces.following.row_index import RowIndex
 from meshnb.traces.following.settling import Settling
 from meshnb.traces.following.unproxied import place, pods_behind, through_ztunnel
 from meshnb.traces.following.ways import Passed, Sent, Way
 from meshnb.traces.hop import Hop
 from meshnb.traces.mesh import MESH, Mesh, Pod
 from meshnb.traces.request import ARRIVING, LEAVING, Outcome, Request, RequestTrace
+from meshnb.traces.row_index import RowIndex
 
 #: Ports of the proxy itself, which no rule of Istio's iptables redirects.
 _OWN_PORTS = frozenset({15000, 15004, 15020, 15021, 15053, 15090})

@@ -18,7 +18,8 @@ import pandas as pd
 
 from meshnb.sources import Manifests
 from meshnb.tables import Facts
-from meshnb.tables.base import Listed
+from meshnb.tables.base import OUTSIDE, Listed
+from meshnb.traces.moments.asked import AskedOnce, asked_once, never_asked
 from meshnb.traces.moments.base import CHANGED, Change, Edit
 from meshnb.traces.moments.objects import Unseen, object_changes
 from meshnb.traces.moments.pods import pod_changes
@@ -66,8 +67,13 @@ class Moments:
     def succession(self) -> Succession:
         """Which pod took the place of which; nobody, where one moment has not seen the pods."""
         if not all(map(_saw_pods, (self.before, self.after))):
-            return Succession((), (), (), {}, {})
+            return Succession((), (), (), (), {}, {})
         return succession(self.before, self.after)
+
+    @cached_property
+    def asked_once(self) -> AskedOnce:
+        """What only one of the moments asked of a pod that was there at both."""
+        return asked_once(self.before, self.after, self.succession)
 
     @cached_property
     def _found(self) -> tuple[tuple[Change, ...], tuple[Unseen, ...]]:
@@ -92,20 +98,29 @@ class Moments:
         matched = self.succession
         new = frozenset(matched.names.values())
         yield from pod_changes(self.after, matched)
-        yield from state_changes(self.before, self.after, matched.names, new)
+        yield from state_changes(
+            self.before, self.after, matched.names, new, self.asked_once.questions
+        )
         yield from resource_changes(self.before, self.after, matched)
 
     def _silences(self) -> Iterator[Unseen]:
         """Yield what one of the moments was not told that the other was."""
         if any(isinstance(facts.source, Manifests) for facts in (self.before, self.after)):
             return
+        yield from self.asked_once.unseen
         tables = ("pods", "containers", *WATCHED_TABLES)
+        matched = self.succession
         sides = [
             {
-                self.succession.names.get(gap.question, gap.question): gap
+                matched.names.get(gap.question, gap.question): gap
                 for gap in facts.gaps(*tables)
+                # Of whom nothing was asked, that is said once.
+                if gap.state != OUTSIDE and gap.question.partition(":")[0] not in silent
             }
-            for facts in (self.before, self.after)
+            for facts, silent in (
+                (self.before, never_asked(matched.before)),
+                (self.after, never_asked(matched.after)),
+            )
         ]
         for side, other, which in ((0, 1, "earlier"), (1, 0, "later")):
             for question, gap in sides[side].items():
@@ -118,7 +133,8 @@ class Moments:
         Raises UsageError for an unknown table, and for one whose rows do not last, such as a log.
         """
         comparable(table)
-        return tuple(row_changes(table, self.before, self.after, self.succession.names))
+        names, once = self.succession.names, self.asked_once.questions
+        return tuple(row_changes(table, self.before, self.after, names, once))
 
     def sides(self, change: Change) -> pd.DataFrame:
         """Return the places of one change side by side: path, before, after and made_from."""

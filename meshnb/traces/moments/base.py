@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from meshnb.tables.base import Column, Table
-from meshnb.traces.comparison import Difference
-from meshnb.traces.comparison import differences as compared
+from meshnb.traces.comparison.base import Difference
+from meshnb.traces.comparison.differences import differences as compared
 
 #: So many names are spelled out in a sentence.
 _NAMED = 3

@@ -14,7 +14,10 @@ from meshnb.sources.base import HttpQuestion
 from meshnb.tables import Facts
 from meshnb.tables.base import dig
 from meshnb.tables.envoy import CONFIG_DUMP, proxy_of
-from meshnb.traces.comparison import Key, Resource, cleaned, origins, resources_in
+from meshnb.traces.comparison.cleaning import cleaned
+from meshnb.traces.comparison.dump_reader import DumpReader
+from meshnb.traces.comparison.origins import origins
+from meshnb.traces.comparison.resources import Key, Resource
 from meshnb.traces.moments.base import Change, Edit, edits, first_edits, plural, some
 from meshnb.traces.moments.objects import Unseen
 from meshnb.traces.moments.succession import Known, Succession
@@ -41,9 +44,10 @@ def resource_changes(before: Facts, after: Facts, matched: Succession) -> Iterat
 
     Workloads and Services stand in place of their addresses, so that a rollout changes nothing.
     """
-    old = _Dumps(before, matched.before)
+    reader = DumpReader()
+    old = _Dumps(before, reader, matched.before)
     # What has gone since may still be among what a proxy holds.
-    new = _Dumps(after, matched.after, old.places)
+    new = _Dumps(after, reader, matched.after, old.places)
     shared: dict[_Alike, list[str]] = {}
     for earlier, later in _pairs(old, new, matched):
         were, are = old.of(earlier), new.of(later)
@@ -67,9 +71,15 @@ class _Dumps:
     """The config dumps of one moment, each read when it is wanted."""
 
     def __init__(
-        self, facts: Facts, pods: Iterable[Known], earlier: Mapping[str, str] | None = None
+        self,
+        facts: Facts,
+        reader: DumpReader,
+        pods: Iterable[Known],
+        earlier: Mapping[str, str] | None = None,
     ) -> None:
         self._facts = facts
+        self._reader = reader
+        self._documents: dict[Resource, Any] = {}
         self._addresses = {pod.proxy: pod.address for pod in pods if pod.proxy}
         places = {**(earlier or {}), **dict(_service_places(facts))}
         for pod in pods:
@@ -89,7 +99,19 @@ class _Dumps:
         question = self.questions.get(proxy)
         if question is None:
             return None
-        return resources_in(self._facts, question, self._addresses.get(proxy, ""))
+        return self._reader.resources(self._facts, question, self._addresses.get(proxy, ""))
+
+    def document(self, kind: str, resource: Resource) -> Any:
+        """Return what a resource says, with workloads in place of addresses; made once for all."""
+        if resource not in self._documents:
+            if kind == "endpoints":
+                made: Any = Counter(_endpoints(resource.document, self))
+            elif kind == "root":
+                made = resource.document
+            else:
+                made = cleaned(msgspec.json.decode(self.placed(resource.encoded.decode())))
+            self._documents[resource] = made
+        return self._documents[resource]
 
     def placed(self, text: str) -> str:
         """Return a text with workloads and Services in place of their addresses."""
@@ -141,19 +163,13 @@ def _differing(
 
 def _placed(held: Mapping[Key, Resource], same: set[Key], dumps: _Dumps) -> dict[Key, Any]:
     """Return resources by name, with workloads in place of addresses; without those that agree."""
-    found: dict[Key, Any] = {}
-    for key, resource in held.items():
-        if key in same:
-            continue
-        kind, name = key
-        if kind == "endpoints":
-            found[key] = Counter(_endpoints(resource.document, dumps))
-        elif kind == "root":
-            found[key] = resource.document
-        else:
-            text = dumps.placed(resource.encoded.decode())
-            found[kind, dumps.placed(name)] = cleaned(msgspec.json.decode(text))
-    return found
+    return {
+        (kind, name if kind in ("endpoints", "root") else dumps.placed(name)): (
+            dumps.document(kind, resource)
+        )
+        for (kind, name), resource in held.items()
+        if (kind, name) not in same
+    }
 
 
 def _endpoints(document: Mapping[str, Any], dumps: _Dumps) -> Iterator[tuple[str, str]]:
@@ -196,7 +212,7 @@ def _gathered(shared: Mapping[_Alike, list[str]], new: _Dumps) -> Iterator[Chang
     for (state, kind, proxies, said), several in together.items():
         noun = _NOUNS[kind][len(several) > 1]
         where = "in" if kind == "endpoints" else "of"
-        subject = f"{noun} {some(several)} {where} {_people(proxies)}"
+        subject = f"{noun} {some(sorted(several, key=_by_number))} {where} {_people(proxies)}"
         verb = _VERBS[said.partition(" ")[0]][len(several) > 1 or kind == "endpoints"]
         words = f"{subject} {verb} {said.partition(' ')[2]}"
         every = tuple(
@@ -214,6 +230,11 @@ def _gathered(shared: Mapping[_Alike, list[str]], new: _Dumps) -> Iterator[Chang
             proxies=proxies,
             question=str(new.questions[proxies[0]]),
         )
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """Sort names that are port numbers by size, before all others."""
+    return (int(name), "") if name.isascii() and name.isdecimal() else (1 << 64, name)
 
 
 #: How a verb is said of one resource, and of several.

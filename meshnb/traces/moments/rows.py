@@ -71,12 +71,17 @@ def comparable(name: str) -> Table:
 
 
 def row_changes(
-    name: str, before: Facts, after: Facts, names: Mapping[str, str]
+    name: str,
+    before: Facts,
+    after: Facts,
+    names: Mapping[str, str],
+    once: frozenset[str] = frozenset(),
 ) -> Iterator[RowChange]:
     """Yield the rows of a table that are not as they were, those that are gone last.
 
     Columns that pass by themselves are left out. ``names`` says what a pod or proxy of the earlier
-    moment is called now, when another has taken its place.
+    moment is called now, when another has taken its place. Rows are left out of which one of the
+    questions is in ``once``, because nobody asked it at the other moment.
     """
     table = comparable(name)
     lasting = [
@@ -86,6 +91,14 @@ def row_changes(
     ]
     old, new = _renamed(before[name], names), after[name]
     were, are = _places(table, old), _places(table, new)
+    left_out = {
+        key
+        for frame, places in ((old, were), (new, are))
+        for key, place in places.items()
+        if once and frame["question"].iloc[place] in once
+    }
+    were = {key: place for key, place in were.items() if key not in left_out}
+    are = {key: place for key, place in are.items() if key not in left_out}
     both = [(were[key], place) for key, place in are.items() if key in were]
     differ = np.zeros(len(both), dtype=bool)
     for title in lasting:
@@ -109,10 +122,14 @@ def row_changes(
 
 
 def _renamed(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    if not names:
-        return frame
     texts = [title for title in frame.columns if frame[title].dtype == "string"]
-    return frame.assign(**{title: frame[title].replace(dict(names)) for title in texts})
+    return frame.assign(
+        **{
+            title: frame[title].map(lambda name: names.get(name, name)).astype("string")
+            for title in texts
+            if frame[title].isin(names.keys()).any()
+        }
+    )
 
 
 def _places(table: Table, frame: pd.DataFrame) -> dict[tuple[Any, ...], int]:

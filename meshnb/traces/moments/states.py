@@ -115,19 +115,23 @@ WATCHED_TABLES = tuple(watched.table for watched in _WATCHED)
 
 
 def state_changes(
-    before: Facts, after: Facts, names: Mapping[str, str], new: frozenset[str]
+    before: Facts,
+    after: Facts,
+    names: Mapping[str, str],
+    new: frozenset[str],
+    once: frozenset[str],
 ) -> Iterator[Change]:
     """Yield what istiod, proxies and ztunnels say that is not as it was.
 
     ``new`` has the names of pods and proxies that took the place of others: certificates of theirs
-    are new, too, and not renewed.
+    are new, too, and not renewed. ``once`` has the questions that only one of the moments asked.
     """
     for watched in _WATCHED:
         grouped: dict[tuple[str, tuple[object, ...], tuple[Edit, ...]], list[RowChange]] = {}
         # Those that are there at one moment only are told as pods.
-        there = set(before[watched.table][watched.who].replace(dict(names)))
+        there = {names.get(one, one) for one in before[watched.table][watched.who]}
         there &= set(after[watched.table][watched.who])
-        for row in row_changes(watched.table, before, after, names):
+        for row in row_changes(watched.table, before, after, names, once):
             key = dict(row.key)
             if watched.about == "certificate" and str(key[watched.who]) in new:
                 continue

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from meshnb.sources.base import HttpQuestion, LogQuestion, ProbeQuestion, Question
 from meshnb.tables import Facts
 from meshnb.traces.mesh import plain
 
@@ -29,12 +30,19 @@ class Known:
     image: str
     proxy: str
     address: str
+    #: whether it was asked anything itself; a large live cluster is asked for a sample of its pods
+    asked: bool
     question: str
 
     @property
     def identity(self) -> tuple[str, str, object]:
         """What no other pod has: a name alone can be taken again."""
         return self.namespace, self.name, self.created
+
+    @property
+    def title(self) -> str:
+        """The name that its proxy has at istiod: pod.namespace."""
+        return f"{self.name}.{self.namespace}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class Succession:
     after: tuple[Known, ...]
     #: pods that are still there
     kept: tuple[tuple[Known, Known], ...]
+    #: pods that took the place of others: of those that are gone, and of those that are new
+    replaced: tuple[tuple[Known, Known], ...]
     #: per workload: those that are gone, and those that are new
     turned_over: Mapping[Workload, tuple[tuple[Known, ...], tuple[Known, ...]]]
     #: names of pods and proxies that are gone, and what took their place is called
@@ -54,6 +64,7 @@ class Succession:
 def known_pods(facts: Facts) -> tuple[Known, ...]:
     """Return the pods of one moment, without those that have ended."""
     frame = facts["pods"]
+    asked = set(map(pod_of, facts.source.questions()))
     columns = {name: list(map(plain, frame[name])) for name in frame.columns}
     found = []
     for at in range(len(frame)):
@@ -75,6 +86,7 @@ def known_pods(facts: Facts) -> tuple[Known, ...]:
                 image=row["proxy_image"] or "",
                 proxy=row["proxy"] or "",
                 address="" if row["host_network"] else row["address"] or "",
+                asked=f"{row['pod']}.{namespace}" in asked,
                 question=row["question"],
             )
         )
@@ -96,12 +108,28 @@ def succession(before: Facts, after: Facts) -> Succession:
         )
         for workload in workloads
     }
+    replaced = tuple(
+        pair
+        for gone, come in turned_over.values()
+        # Whom both moments asked can be compared.
+        for pair in zip(*(sorted(pods, key=_unasked) for pods in (gone, come)), strict=False)
+    )
     names: dict[str, str] = {}
     bare = Counter(pod.name for pod in old)
-    for gone, come in turned_over.values():
-        for one, other in zip(gone, come, strict=False):
-            names[f"{one.name}.{one.namespace}"] = f"{other.name}.{other.namespace}"
-            if bare[one.name] == 1:
-                names[one.name] = other.name
+    for one, other in replaced:
+        names[one.title] = other.title
+        if bare[one.name] == 1:
+            names[one.name] = other.name
     names = {one: other for one, other in names.items() if one != other}
-    return Succession(old, new, kept, turned_over, names)
+    return Succession(old, new, kept, replaced, turned_over, names)
+
+
+def _unasked(pod: Known) -> bool:
+    return not pod.asked
+
+
+def pod_of(question: Question) -> str:
+    """Return the pod that a question went to, as pod.namespace; empty for a list."""
+    if isinstance(question, HttpQuestion | ProbeQuestion | LogQuestion):
+        return f"{question.pod}.{question.namespace}"
+    return ""

@@ -1,4 +1,4 @@
-"""What a description of a pod or a Service says: values, made by ``describe``."""
+"""What a description of a pod or a Service says: values."""
 
 from __future__ import annotations
 
