@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from meshnb.errors import BundleError, NewerFormat, NotRecorded
+from meshnb.errors import BundleError, NewerFormat, NotRecorded, UsageError
 from meshnb.sources.archive import RECORD_AGAIN, Archive, MemberError, leads_out, open_archive
 from meshnb.sources.base import (
     Answer,
@@ -30,12 +30,17 @@ from meshnb.sources.base import (
     parse_time,
     question_from_json,
 )
-from meshnb.sources.redaction import Redaction
+
+if TYPE_CHECKING:
+    from meshnb.sources.masking import Masking
+    from meshnb.sources.redaction import Redaction
 
 #: The newest bundle format that this version reads, and the one that it writes.
 FORMAT = 1
 
 _SERVER_VERSION = "kubernetes/version.json"
+#: What the manifest of a recording says as its source says it.
+_INHERITED = ("cluster", "istio_namespace", "scope")
 
 Progress = Callable[[Iterable[Answer], int], Iterable[Answer]]
 
@@ -125,6 +130,12 @@ class Bundle:
             return self._archive.read(line.file), None
         except MemberError as error:
             return None, f"the bundle is damaged: {error}"
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """Say what of the damage is only that some was left out, by choice or by permission."""
+        bounds = self.manifest.get("bounds")
+        return tuple(map(str, bounds)) if isinstance(bounds, list) else ()
 
     def _read_manifest(self) -> Mapping[str, Any]:
         try:
@@ -234,21 +245,33 @@ def record(
     *,
     progress: Progress | None = None,
     keep: Iterable[str] = (),
+    mask_names: bool = False,
+    mask_map: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Ask a source and write its answers as a bundle, a zip; return the zip's path.
 
     ``questions`` are by default all that the source can be asked. ``progress`` wraps the answers as
     they arrive; by default a tqdm bar where there is a terminal or a notebook. Secrets are redacted
     before anything is written; ``keep`` names what is not
-    (:data:`meshnb.sources.redaction.KEEPABLE`), and the manifest counts what was taken out. The
-    file appears under its name only when it is whole; when the recording is interrupted, what was
-    answered until then is kept and the manifest says ``"complete": false``. Raises
-    :class:`~meshnb.errors.BundleError` when ``path`` exists already, cannot be written, or would
-    hold no answer at all.
+    (:data:`meshnb.sources.redaction.KEEPABLE`), and the manifest counts what was taken out. With
+    ``mask_names`` names and addresses are other ones, each always the same; which ones is written
+    to the file ``mask_map`` only. The bundle appears under its name only when it is whole; when the
+    recording is interrupted, what was answered until then is kept and the manifest says
+    ``"complete": false``. Raises :class:`~meshnb.errors.BundleError` when ``path`` exists already,
+    cannot be written, or would hold no answer at all, and :class:`~meshnb.errors.UsageError` for a
+    ``mask_map`` without ``mask_names``.
     """
+    from meshnb.sources.redaction import Redaction  # noqa: PLC0415  slow, and for writing only
+
     target, redaction = Path(path), Redaction(keep)
-    if os.path.lexists(target):
-        raise BundleError(f"{str(target)!r} exists already.", next_step="Choose another name.")
+    if mask_map is not None and not mask_names:
+        raise UsageError(
+            "Without masked names there is no map of them.", next_step="Ask for masked names, too."
+        )
+    for wanted in (target, *([Path(mask_map)] if mask_map is not None else [])):
+        if os.path.lexists(wanted):
+            raise BundleError(f"{str(wanted)!r} exists already.", next_step="Choose another name.")
+    masking = _masking() if mask_names else None
     partial = target.parent / f"{target.name}.partial"
     asked = list(source.questions() if questions is None else questions)
     if progress is None and getattr(source, "watch", None) is not None:
@@ -256,7 +279,9 @@ def record(
     answers = (progress or _bar)(source.ask(asked), len(asked))
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            _write(archive, source, answers, redaction)
+            _write(archive, source, answers, redaction, masking)
+        if masking is not None and mask_map is not None:
+            _write_map(masking, Path(mask_map))
         partial.replace(target)
     except OSError as error:
         raise BundleError(
@@ -264,64 +289,135 @@ def record(
             next_step="Choose a folder that exists and has room.",
         ) from error
     finally:
+        if masking is not None:
+            masking.held.close()
         with contextlib.suppress(OSError):
             partial.unlink()
     return target
 
 
+def _masking() -> Masking:
+    from meshnb.sources.masking import Masking  # noqa: PLC0415  brings cryptography
+
+    return Masking()
+
+
 def _write(
-    archive: zipfile.ZipFile, source: Source, answers: Iterable[Answer], redaction: Redaction
+    archive: zipfile.ZipFile,
+    source: Source,
+    answers: Iterable[Answer],
+    redaction: Redaction,
+    masking: Masking | None,
 ) -> None:
-    index: list[str] = []
     taken: list[datetime] = []
-    names: set[str] = set()
+    members = _Members(archive)
+    held = None if masking is None else masking.held
     complete = True
     try:
         for answer in answers:
-            line: dict[str, Any] = {
-                "request": answer.question.to_json(),
-                "taken_at": _rfc3339(answer.taken_at),
-                "elapsed_ms": round(answer.elapsed_ms, 1),
-            }
-            if answer.status is not None:
-                line["status"] = answer.status
-            if answer.detail:
-                line["detail"] = redaction.detail(answer.detail)
-            if answer.error is not None:
-                line["error"] = redaction.text(answer.error)
-            elif answer.body:
-                body = redaction.body(answer.question, answer.content)
-                line["file"] = _unused(_file_name(answer.question), names)
-                archive.writestr(line["file"], body)
-            index.append(json.dumps(line, separators=(",", ":")))
+            line, body = _redacted(answer, redaction)
+            if masking is None or held is None:
+                members.add(answer.question, line, body)
+            else:
+                masking.learn(answer.question, body or b"")
+                held.add(answer.question, line, body)
             taken.append(answer.taken_at)
     except KeyboardInterrupt:
         complete = False
-        if not index:
+        if not taken:
             raise
-    if not index:
+    if not taken:
         raise BundleError(f"{source.label} was asked nothing.", next_step="Ask some question.")
     manifest = {
         "format": FORMAT,
         "kind": "mesh-evidence",
-        "started_at": _rfc3339(min(taken)) if taken else None,
-        "finished_at": _rfc3339(max(taken)) if taken else None,
+        "started_at": _rfc3339(min(taken)),
+        "finished_at": _rfc3339(max(taken)),
         "source": redaction.text(source.label),
         "complete": complete,
         "redacted": [f"{what}: {count}" for what, count in sorted(redaction.counts.items())],
         "kept": list(redaction.kept),
         "notes": [redaction.text(note) for note in source.damage],
+        "bounds": [redaction.text(note) for note in getattr(source, "bounds", ())],
         "recorder": "meshnb",
     }
     inherited = getattr(source, "manifest", {})
-    for name in ("cluster", "istio_namespace"):
+    for name in _INHERITED:
         if name in inherited:
             manifest[name] = inherited[name]
+    if masking is not None and held is not None:
+        masking.learn_name(str(manifest.get("cluster", "")))
+        masking.settle()
+        for question, line, body in held.lines():
+            members.add(*_masked(question, line, body, masking))
+        manifest |= _masked_manifest(manifest, masking)
     version = getattr(source, "server_version", None)
     if version:
         archive.writestr(_SERVER_VERSION, json.dumps(version, indent=1))
-    archive.writestr("index.jsonl", "\n".join(index) + "\n")
+    archive.writestr("index.jsonl", "\n".join(members.index) + "\n")
     archive.writestr("manifest.json", json.dumps(manifest, indent=1))
+
+
+class _Members:
+    """Writes bodies into a zip, each under a name of its own, and collects the index."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._names: set[str] = set()
+        self.index: list[str] = []
+
+    def add(self, question: Question, line: dict[str, Any], body: bytes | None) -> None:
+        """Write one answer."""
+        whole = {"request": question.to_json(), **line}
+        if body is not None:
+            whole["file"] = _unused(_file_name(question), self._names)
+            self._archive.writestr(whole["file"], body)
+        self.index.append(json.dumps(whole, separators=(",", ":")))
+
+
+def _redacted(answer: Answer, redaction: Redaction) -> tuple[dict[str, Any], bytes | None]:
+    """Return an answer's line in the index, and its body, without secrets."""
+    line: dict[str, Any] = {
+        "taken_at": _rfc3339(answer.taken_at),
+        "elapsed_ms": round(answer.elapsed_ms, 1),
+    }
+    if answer.status is not None:
+        line["status"] = answer.status
+    if answer.detail:
+        line["detail"] = redaction.detail(answer.detail)
+    if answer.error is not None:
+        line["error"] = redaction.text(answer.error)
+    elif answer.body:
+        return line, redaction.body(answer.question, answer.content)
+    return line, None
+
+
+def _masked(
+    question: Question, line: dict[str, Any], body: bytes | None, masking: Masking
+) -> tuple[Question, dict[str, Any], bytes | None]:
+    if "detail" in line:
+        line["detail"] = masking.detail(line["detail"])
+    if "error" in line:
+        line["error"] = masking.text(line["error"])
+    masked = None if body is None else masking.body(question, body)
+    return masking.question(question), line, masked
+
+
+def _masked_manifest(manifest: Mapping[str, Any], masking: Masking) -> dict[str, Any]:
+    said = {
+        "source": "a mesh with masked names",
+        "masked": masking.said,
+        **{part: [masking.text(one) for one in manifest[part]] for part in ("notes", "bounds")},
+    }
+    return said | {
+        name: masking.text(str(manifest[name])) for name in _INHERITED if name in manifest
+    }
+
+
+def _write_map(masking: Masking, path: Path) -> None:
+    """Write which name stands for which other one, for the eyes of its owner only."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(masking.mapping, file, indent=1, sort_keys=True)
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -335,7 +431,12 @@ def _unchanged(answers: Iterable[Answer], _: int) -> Iterable[Answer]:
 def _bar(answers: Iterable[Answer], total: int) -> Iterable[Answer]:
     from tqdm.auto import tqdm  # noqa: PLC0415  slow to import, and only a recording needs it
 
-    bar: Iterable[Answer] = tqdm(
+    class Quiet(tqdm):  # type: ignore[misc]
+        """A bar without a thread of its own, which would outlive the recording."""
+
+        monitor_interval = 0
+
+    bar: Iterable[Answer] = Quiet(
         answers, total=total, unit="answer", desc="recording", disable=None
     )
     return bar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import ipywidgets
 from meshnb.errors import MeshnbError
 from meshnb.guides.base import Case
 from meshnb.guides.pictures import State
-from meshnb.sources import Bundle, is_cluster, record
+from meshnb.sources import Answer, Bundle, is_cluster, record
 from meshnb.views.base import escape, mark, styled
 from meshnb.views.work import failure
 
@@ -30,8 +31,16 @@ class RecordButton(ipywidgets.HBox):
             layout=ipywidgets.Layout(width="auto"),
         )
         self._button.on_click(self._on_click)
+        self._mask = ipywidgets.Checkbox(
+            description="mask names",
+            tooltip="Puts other names and addresses in their place, for a recording to share",
+            indent=False,
+            layout=ipywidgets.Layout(width="auto"),
+        )
         self._said = ipywidgets.HTML()
-        super().__init__([self._button, self._said], layout=ipywidgets.Layout(display="none"))
+        super().__init__(
+            [self._button, self._mask, self._said], layout=ipywidgets.Layout(display="none")
+        )
 
     def show(self, case: Case | None) -> None:
         """Record another case from now on; nothing, when there is none."""
@@ -42,25 +51,34 @@ class RecordButton(ipywidgets.HBox):
     def _on_click(self, _: Any) -> None:
         assert self._case is not None
         try:
-            said = written(self._case)
+            said = written(self._case, mask_names=self._mask.value)
         except MeshnbError as error:
             said = failure(error, "not written")
         self._said.value = styled(f'<span role="status">{said}</span>')
 
 
-def written(case: Case, folder: Path | None = None) -> str:
+def written(case: Case, folder: Path | None = None, *, mask_names: bool = False) -> str:
     """Write the bundle of a case, and say where it is, how large, and what was taken out.
 
-    Raises BundleError when it cannot be written.
+    With ``mask_names`` there are other names in it, and its own does not tell the source's. Raises
+    BundleError when it cannot be written.
     """
     facts = case.facts
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", facts.source.label).strip("-.") or "mesh"
+    if mask_names:
+        label = "masked"
     path = (folder or Path()) / f"meshnb-{label}-{facts.now:%Y%m%d-%H%M%S}.zip"
     source = facts.kept if is_cluster(facts.source.label) else facts.source
-    bundle = Bundle(record(source, path, progress=lambda answers, _: answers))
+    bundle = Bundle(record(source, path, progress=_silently, mask_names=mask_names))
     taken_out = bundle.manifest.get("redacted") or ["nothing had to be"]
     size = path.stat().st_size / _MB
+    masked = "; ".join(map(str, bundle.manifest.get("masked", ())))
     return (
         f"{mark(State.FINE, 'written')} <code>{escape(path)}</code> · {size:.1f} MB · "
         f"taken out: {escape('; '.join(map(str, taken_out)))}"
+        + (f" · masked: {escape(masked)}. Read its logs before you share it." if masked else "")
     )
+
+
+def _silently(answers: Iterable[Answer], _: int) -> Iterable[Answer]:
+    return answers
