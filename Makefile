@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test accuracy agreement bench lint format python clean
+.PHONY: help run test accuracy agreement bench kubernetes lint format python clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +64,16 @@ agreement: $(VENV)/ready-to-test ## how many recorded log lines a followed reque
 
 bench: $(VENV)/ready-to-test ## how long it takes: a table
 	@$(BIN)/python -m tests.bench
+
+KUBERNETES := build/kubernetes
+
+kubernetes: $(VENV)/ready-to-test ## ask a real kube-apiserver; needs Go 1.26, builds for 15 minutes
+	@mkdir -p $(KUBERNETES)
+	cd tests/kubernetes && go build -o $(CURDIR)/$(KUBERNETES)/etcd go.etcd.io/etcd/server/v3
+	cd tests/kubernetes && go build -o $(CURDIR)/$(KUBERNETES)/kube-apiserver \
+	    k8s.io/kubernetes/cmd/kube-apiserver
+	cd tests/kubernetes && go build -o $(CURDIR)/$(KUBERNETES)/node .
+	MESHNB_KUBERNETES=$(CURDIR)/$(KUBERNETES) $(BIN)/python -m pytest tests/kubernetes
 
 python: ## print the Python that .venv is made with
 	@$(FIND_PYTHON); echo "$$found"

@@ -76,9 +76,11 @@ class Session:
     http: aiohttp.ClientSession
 
     async def get(self, path: str, accept: str = "application/json") -> tuple[int, Any]:
-        """Return the status and the JSON document of a path."""
+        """Return the status and the JSON document of a path, or its text where it is none."""
         async with self.http.get(path, headers={"Accept": accept}) as response:
-            return response.status, await response.json(content_type=None)
+            if response.content_type == "text/plain":
+                return response.status, await response.text()
+            return response.status, await response.json()
 
     @asynccontextmanager
     async def forward(self, namespace: str, pod: str, port: int) -> AsyncIterator[Forwarded]:

@@ -6,15 +6,18 @@ Nothing but GET ever leaves here. Each request is bounded in time, and so many r
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import os
 import socket
 import ssl
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 from weakref import WeakSet
 
@@ -23,7 +26,7 @@ import msgspec
 
 from meshnb.errors import SourceError
 from meshnb.sources.base import Body
-from meshnb.sources.kubeconfig import Access, load_access
+from meshnb.sources.kubeconfig import Access, load_access, plugin_hangs
 from meshnb.sources.spool import Spool
 
 #: So many objects come in one page of a list; kubectl asks for as many.
@@ -36,10 +39,21 @@ _RETRIES = 3
 _LONGEST_WAIT_S = 5.0
 #: Whether a token has expired is looked at so often, in seconds.
 _FRESH_S = 1.0
+#: A plugin that renews credentials may take so long, in seconds.
+_CREDENTIALS_S = 20.0
 #: What was asked for and is no longer wanted may take so long to be let go of, in seconds.
 _LETTING_GO_S = 0.5
 #: Connecting, with TLS, may take so long, in seconds.
 CONNECT_S = 10.0
+
+#: What a client sends to open a WebSocket (RFC 6455, section 4.1); the key is any 16 bytes.
+_UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+}
+_Result = TypeVar("_Result")
 
 _TLS_REASONS = {
     10: "has expired",
@@ -99,7 +113,7 @@ class ApiServer:
         self.access = access
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
-        self._renewing = asyncio.Lock()
+        self._renewing: asyncio.Task[None] | None = None
         self._authorization: str | None = None
         self._authorized_at = float("-inf")
         self._sockets: WeakSet[socket.socket] = WeakSet()
@@ -138,9 +152,8 @@ class ApiServer:
 
     async def _options(self) -> dict[str, Any]:
         """Return what every request has: credentials, TLS, proxy."""
-        if time.monotonic() - self._authorized_at > _FRESH_S:
-            async with self._renewing:
-                await self._authorize()
+        while time.monotonic() - self._authorized_at > _FRESH_S:
+            await self._once(self._authorize)
         authorization = self._authorization
         options: dict[str, Any] = {
             "headers": {"Authorization": authorization} if authorization else {},
@@ -153,29 +166,51 @@ class ApiServer:
             options["server_hostname"] = self.access.tls_name
         return options
 
+    async def _once(self, renew: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Wait until credentials were renewed, which is done once for all who wait."""
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(renew())
+            self._renewing.add_done_callback(_seen)
+        try:
+            async with asyncio.timeout(_CREDENTIALS_S):
+                await asyncio.shield(self._renewing)
+        except TimeoutError:
+            raise plugin_hangs(self.access.context.name, _CREDENTIALS_S) from None
+
     async def _authorize(self) -> None:
-        # A plugin may run, and wait for a person; the loop goes on meanwhile.
-        self._authorization = await asyncio.to_thread(self.access.authorization)
+        self._authorization = await _aside(self.access.authorization)
         self._authorized_at = time.monotonic()
+
+    async def _load(self) -> None:
+        self.access = await _aside(partial(load_access, self.access.context.name))
+        await self._authorize()
 
     async def _renew(self, refused: Access) -> None:
         """Get new credentials, once for all that were refused with the old ones."""
-        async with self._renewing:
-            if self.access is refused:
-                self.access = await asyncio.to_thread(load_access, refused.context.name)
-                await self._authorize()
+        while self.access is refused:
+            await self._once(self._load)
 
     @asynccontextmanager
     async def _get(
-        self, path: str, parameters: Mapping[str, str], accept: str = "application/json"
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        accept: str = "application/json",
+        *,
+        handshake: str = "",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET with new credentials after a 401, and again when the server is too busy."""
+        """GET with new credentials after a 401, and again when the server is too busy.
+
+        ``handshake`` asks for a WebSocket of that protocol, which nobody will use.
+        """
         assert self._session is not None
         renewed = False
         for left in reversed(range(_RETRIES + 1)):
             used = self.access
             options = await self._options()
             options["headers"]["Accept"] = accept
+            if handshake:
+                options["headers"] |= _UPGRADE | {"Sec-WebSocket-Protocol": handshake}
             async with self._session.get(
                 self.access.server + path, params=parameters, allow_redirects=False, **options
             ) as response:
@@ -213,6 +248,19 @@ class ApiServer:
         except BaseException:
             spool.discard()
             raise
+
+    async def named(self, path: str, name: str) -> Any:
+        """Return the object of a name from a list, which needs no permission to get it; or None.
+
+        Raises Refused.
+        """
+        body = await self.text(path, {"fieldSelector": f"metadata.name={name}"})
+        try:
+            found = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Refused(200, "what came is no JSON") from None
+        items = found.get("items") if isinstance(found, dict) else None
+        return items[0] if isinstance(items, list) and items else None
 
     async def list(self, path: str) -> tuple[int, Body]:
         """Return the status and the body of a list; of several pages one list is made.
@@ -330,15 +378,50 @@ class ApiServer:
                 return stream
         raise Refused(503, "the server is too busy")
 
-    async def why_refused(self, path: str, parameters: Mapping[str, str]) -> str:
-        """Return what the server says to a plain GET of where it refused a WebSocket.
+    async def why_refused(self, path: str, parameters: Mapping[str, str], protocol: str) -> str:
+        """Return what the server says where it refused a WebSocket; empty when it does not now.
 
-        Empty when it does not refuse that.
+        aiohttp does not read what comes with a refused handshake, so that it is asked once more.
         """
-        async with self._get(path, parameters) as response:
-            body = await response.read()
-            refused = response.status in (401, 403, 404)
-            return _message(body, response.status) if refused else ""
+        async with self._get(path, parameters, handshake=protocol) as response:
+            if response.status < 400:
+                return ""
+            return _message(await response.read(), response.status)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take notice of how a task ended for which nobody may be waiting any more."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _aside(work: Callable[[], _Result]) -> _Result:
+    """Do something that blocks in a thread of its own, which nobody waits for who is cancelled.
+
+    A plugin may run in it, and wait for a person.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Result] = loop.create_future()
+
+    def settle(result: _Result | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("_Result", result))
+
+    def run() -> None:
+        result, failed = None, None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001  raised where it is waited for
+            failed = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, failed)
+
+    threading.Thread(target=run, name="meshnb-credentials", daemon=True).start()
+    return await done
 
 
 class _Expired(Exception):

@@ -150,7 +150,8 @@ class Answer:
     """What came back to one question: a body with a status, or an error in words.
 
     ``status`` is the HTTP status of a ``list`` or ``http`` answer and 0 for logs and probes. An
-    answer with an ``error`` has no body; an answer without one may have an empty body.
+    answer with an ``error`` has no body, and a status only where the API server refused or failed;
+    an answer without one may have an empty body.
     """
 
     question: Question
@@ -172,9 +173,23 @@ class Answer:
         return self.status in (401, 403)
 
     @property
+    def undelivered(self) -> bool:
+        """Whether the question never got to the pod, which is not to blame, then.
+
+        The API server refused to forward it, knows no such pod any more, or could not reach the
+        kubelet of its node: the status is the API server's.
+        """
+        return self.error is not None and (self.status or 0) >= 400
+
+    @property
+    def ended(self) -> bool:
+        """Whether its pod ended between being listed and being asked, as pods do."""
+        return self.undelivered and self.status == 404
+
+    @property
     def silent(self) -> bool:
-        """Whether nothing came back."""
-        return self.error is not None and not self.refused
+        """Whether nothing came back from whom the question got to."""
+        return self.error is not None and not (self.refused or self.undelivered)
 
 
 @runtime_checkable

@@ -26,13 +26,12 @@ from meshnb.sources.asking import LISTS_AT_ONCE, Asking
 from meshnb.sources.base import Answer, ListQuestion, ProbeQuestion, Question
 from meshnb.sources.discovery import (
     FIRST,
-    PODS,
     Findings,
     Resources,
     find_pods,
     find_resources,
-    namespaces_of_istiod,
 )
+from meshnb.sources.istiods import PODS, namespaces_of_istiod
 from meshnb.sources.kubeconfig import load_access
 from meshnb.sources.limits import Limits
 from meshnb.sources.open_files import connections_allowed
@@ -99,14 +98,20 @@ class Cluster:
     def damage(self) -> tuple[str, ...]:
         """Say what was left out, and why, a sentence each."""
         notes = self._seen.findings.notes if self._seen else []
+        return (*notes, *self._forbidden)
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """Say what of the damage is only that some was left out, by choice or by permission."""
+        bounds = self._seen.findings.bounds if self._seen else []
+        return (*bounds, *self._forbidden)
+
+    @property
+    def _forbidden(self) -> tuple[str, ...]:
         partial = sorted(self._partial)
-        if partial:
-            names = ", ".join(partial[:5]) + (f" and {len(partial) - 5} more" * (len(partial) > 5))
-            notes = [
-                *notes,
-                f"Only of the namespaces in scope, because more is forbidden: {names}.",
-            ]
-        return tuple(notes)
+        names = ", ".join(partial[:5]) + (f" and {len(partial) - 5} more" * (len(partial) > 5))
+        said = f"Only of the namespaces in scope, because more is forbidden: {names}."
+        return (said,) if partial else ()
 
     @property
     def now(self) -> datetime:
@@ -120,7 +125,14 @@ class Cluster:
         return {
             "cluster": self._access.context.cluster or self._access.context.name,
             **({"istio_namespace": namespace} if namespace else {}),
+            **({"scope": self._chosen} if self._chosen else {}),
         }
+
+    @property
+    def _chosen(self) -> str:
+        """What part of the mesh was chosen, in words; nothing for all of it."""
+        left_out = self._seen is not None and bool(self._seen.findings.bounds)
+        return self.scope.said or ("a sample of the pods" if left_out else "")
 
     @property
     def server_version(self) -> Mapping[str, Any] | None:
@@ -268,7 +280,8 @@ class Cluster:
         connections = connections_allowed(self.limits.connections, kept=len(questions) // 4)
         limits = replace(self.limits, connections=connections)
         async with ApiServer(self._access, connections=connections + LISTS_AT_ONCE) as server:
-            asking = Asking(server, limits, put, seen.scope.namespaces, seen.resources.cluster_wide)
+            places = seen.scope.namespaces, seen.resources.cluster_wide, seen.findings.moved
+            asking = Asking(server, limits, put, *places)
             put.busy = asking.busy
             await asking.all(questions)
             self._access = server.access

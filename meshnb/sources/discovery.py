@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
-
-import msgspec
 
 from meshnb.errors import SourceError, UsageError, nearest
 from meshnb.sources.api_server import ApiServer, Refused
 from meshnb.sources.base import Answer, ListQuestion, Question
+from meshnb.sources.istiods import (
+    INJECTORS,
+    ISTIO_NAMESPACE,
+    PODS,
+    SERVICES,
+    VALIDATORS,
+    injectors,
+    listed,
+    objects_in,
+    outside,
+    parts,
+    revision_behind,
+    revision_of,
+)
+from meshnb.sources.ports import moved_ports
 from meshnb.sources.questions import (
     LISTS,
     WHOLE_GROUPS,
@@ -24,18 +35,10 @@ from meshnb.sources.questions import (
 )
 from meshnb.sources.scope import Pod, Scope
 
-#: Where istiod is when nothing says otherwise.
-ISTIO_NAMESPACE = "istio-system"
-PODS = ListQuestion("v1", "pods")
 NAMESPACES = ListQuestion("v1", "namespaces")
-WEBHOOKS = ListQuestion("admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations")
 DEPLOYMENTS = ListQuestion("apps/v1", "deployments")
 #: Listed first, because they say whom to ask.
-FIRST = (PODS, NAMESPACES, WEBHOOKS, DEPLOYMENTS)
-
-#: A Service's name within the cluster, in an address such as istiod.istio-system.svc:15012.
-_SERVICE_ADDRESS = re.compile(r"[a-z0-9-]+\.([a-z0-9-]+)\.svc\b")
-_DEFAULT_REVISION = "default"
+FIRST = (PODS, NAMESPACES, SERVICES, INJECTORS, VALIDATORS, DEPLOYMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +63,15 @@ async def find_resources(server: ApiServer) -> Resources:
         if refused.status != 403:
             raise
         groups = {}
-    for group in _objects(groups, "groups"):
+    for group in objects_in(groups, "groups"):
         name = str(group.get("name"))
         if name in wanted or name.endswith(WHOLE_GROUPS):
-            versions += [str(one.get("groupVersion")) for one in _objects(group, "versions")]
+            versions += [str(one.get("groupVersion")) for one in objects_in(group, "versions")]
     found: dict[tuple[str, str], str] = {}
     cluster_wide: set[tuple[str, str]] = set()
     documents = await asyncio.gather(*(_resources(server, version) for version in versions))
     for version, document in zip(versions, documents, strict=True):
-        for resource in _objects(document, "resources"):
+        for resource in objects_in(document, "resources"):
             name = str(resource.get("name"))
             if "/" in name or "list" not in (resource.get("verbs") or ()):
                 continue
@@ -88,64 +91,34 @@ async def _resources(server: ApiServer, version: str) -> Any:
         return {}
 
 
-def _objects(document: Any, name: str) -> Iterator[Mapping[str, Any]]:
-    found = document.get(name) if isinstance(document, dict) else None
-    for one in found if isinstance(found, list) else ():
-        if isinstance(one, dict):
-            yield one
-
-
-def _listed(answer: Answer | None) -> list[Mapping[str, Any]]:
-    """Return the objects of a list; none when it could not be had."""
-    if answer is None or answer.status != 200 or not answer.body:
-        return []
-    try:
-        return list(_objects(msgspec.json.decode(answer.body), "items"))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return []
-
-
-def namespaces_of_istiod(answers: Mapping[Question, Answer]) -> set[str]:
-    """Return the namespaces that webhooks and proxies name as those of their istiod."""
-    found = {ISTIO_NAMESPACE}
-    for webhook in _injectors(answers):
-        service = (webhook.get("clientConfig") or {}).get("service") or {}
-        if service.get("namespace"):
-            found.add(str(service["namespace"]))
-    for pod in _listed(answers.get(PODS)):
-        for container in [
-            *_objects(pod.get("spec"), "containers"),
-            *_objects(pod.get("spec"), "initContainers"),
-        ]:
-            if container.get("name") == "istio-proxy":
-                for variable in _objects(container, "env"):
-                    if variable.get("name") in ("CA_ADDR", "PROXY_CONFIG"):
-                        found.update(_SERVICE_ADDRESS.findall(str(variable.get("value"))))
-    return found
-
-
-def _injectors(answers: Mapping[Question, Answer]) -> Iterator[Mapping[str, Any]]:
-    """Yield each webhook of Istio that injects."""
-    for configuration in _listed(answers.get(WEBHOOKS)):
-        for webhook in _objects(configuration, "webhooks"):
-            if str(webhook.get("name")).endswith("istio.io"):
-                yield webhook
-
-
 @dataclass(slots=True)
 class Findings:
-    """Whom to ask, and what of that has to be said."""
+    """Whom to ask, and what of that has to be said. ``pods`` are those that are no istiod."""
 
     pods: list[Pod] = field(default_factory=list)
     istio_namespace: str = ISTIO_NAMESPACE
     notes: list[str] = field(default_factory=list)
+    #: those of the notes that say which pods were left out, so that nothing is broken
+    bounds: list[str] = field(default_factory=list)
+    istiods: list[Pod] = field(default_factory=list)
 
     def questions(self, resources: Resources) -> tuple[Question, ...]:
         """Return every question: lists, then pod by pod."""
         asked: list[Question] = list(list_questions(resources.versions))
+        for pod in self.istiods:
+            asked += pod_questions(pod, "istiod")
         for pod in self.pods:
             asked += pod_questions(pod)
         return tuple(dict.fromkeys(asked))
+
+    @property
+    def moved(self) -> dict[tuple[str, str], Mapping[int, int]]:
+        """The pods that listen elsewhere than usual: the real port by the usual one."""
+        return {
+            (_namespace(pod), _metadata(pod, "name")): ports
+            for pod in (*self.istiods, *self.pods)
+            if (ports := moved_ports(pod))
+        }
 
 
 def find_pods(
@@ -157,19 +130,17 @@ def find_pods(
     that was asked for is not there, or nothing of Istio at all.
     """
     found = Findings()
-    pods = _listed(answers.get(PODS))
+    pods = listed(answers.get(PODS))
     if unlisted := answers[PODS].error:
         found.notes.append(
             f"No pod was asked, istiod's neither, because pods could not be listed: {unlisted}. "
             "Choose namespaces that may be listed with --namespace."
         )
     _check_names(scope, pods, answers)
-    by_part: dict[str, list[Pod]] = {}
-    for pod in pods:
-        by_part.setdefault(part_of(pod), []).append(pod)
-    istiods = _istiods(scope, by_part.get("istiod", []), answers, where)
-    if istiods:
-        found.istio_namespace = _namespace(istiods[0])
+    by_part = parts(answers)
+    found.istiods = _istiods(scope, by_part.get("istiod", []), answers, where)
+    if found.istiods:
+        found.istio_namespace = _namespace(found.istiods[0])
     elif scope.istio_namespace:
         found.istio_namespace = scope.istio_namespace
     elif not unlisted:
@@ -178,7 +149,8 @@ def find_pods(
         pod for part in ("proxy", "none") for pod in by_part.get(part, ()) if scope.holds(pod)
     ]
     chosen, left_out = scope.sampled(chosen)
-    found.notes += [left_out] if left_out else []
+    found.bounds += [left_out] if left_out else []
+    found.notes += found.bounds
     nodes = {_node(pod) for pod in chosen}
     # A node's ztunnel and CNI matter to the pods on it; without a choice of pods all are asked.
     everything = not (scope.namespaces or scope.pods or scope.labels or left_out)
@@ -188,7 +160,7 @@ def find_pods(
         for pod in by_part.get(part, ())
         if everything or _node(pod) in nodes
     ]
-    found.pods = [*istiods, *on_nodes, *chosen]
+    found.pods = [*on_nodes, *chosen]
     return found
 
 
@@ -204,16 +176,11 @@ def _node(pod: Pod) -> str:
     return str((pod.get("spec") or {}).get("nodeName") or "")
 
 
-def _revision(pod: Pod) -> str:
-    labels = (pod.get("metadata") or {}).get("labels") or {}
-    return str(labels.get("istio.io/rev") or _DEFAULT_REVISION)
-
-
 def _check_names(scope: Scope, pods: Sequence[Pod], answers: Mapping[Question, Answer]) -> None:
     """Raise UsageError for a misspelt namespace or pod, where that can be told."""
-    listed = _listed(answers.get(NAMESPACES))
-    known = {_metadata(one, "name") for one in listed} | {_namespace(pod) for pod in pods}
-    for namespace in scope.namespaces if listed else ():
+    namespaces = listed(answers.get(NAMESPACES))
+    known = {_metadata(one, "name") for one in namespaces} | {_namespace(pod) for pod in pods}
+    for namespace in scope.namespaces if namespaces else ():
         if namespace not in known:
             raise UsageError(
                 f"There is no namespace {namespace!r}.", next_step=nearest(namespace, known)
@@ -229,10 +196,13 @@ def _istiods(
     scope: Scope, istiods: Sequence[Pod], answers: Mapping[Question, Answer], where: str
 ) -> list[Pod]:
     """Return every replica of each revision that was asked for. Raises SourceError."""
+    revision = scope.revision
+    if revision and revision not in map(revision_of, istiods):
+        revision = revision_behind(answers, revision)
     kept = [
         pod
         for pod in istiods
-        if scope.istio_namespace in ("", _namespace(pod)) and scope.revision in ("", _revision(pod))
+        if scope.istio_namespace in ("", _namespace(pod)) and revision in ("", revision_of(pod))
     ]
     if kept or not (scope.istio_namespace or scope.revision):
         return kept
@@ -245,14 +215,14 @@ def _istiods(
         if value
     )
     if istiods:
-        others = sorted({f"{_namespace(pod)} (revision {_revision(pod)})" for pod in istiods})
+        others = sorted({f"{_namespace(pod)} (revision {revision_of(pod)})" for pod in istiods})
         raise SourceError(
             f"No istiod of {wanted} runs in {where}, but there is one in {', '.join(others)}.",
             next_step="Ask for that one with --istio-namespace and --revision, or for any with "
             "neither.",
         )
-    if outside := _outside(answers):
-        raise SourceError(outside, next_step=_ASK_THERE)
+    if elsewhere := outside(answers):
+        raise SourceError(elsewhere, next_step=_ASK_THERE)
     raise SourceError(
         f"No istiod of {wanted} runs in {where}, and no other.",
         next_step=f"Look for it: kubectl get pods -A -l app=istiod{_context(where)}.",
@@ -266,23 +236,11 @@ def _context(where: str) -> str:
     return f" --context {where.partition(':')[2]}" if ":" in where else ""
 
 
-def _outside(answers: Mapping[Question, Answer]) -> str:
-    """Say that an injector's webhook leads out of the cluster; empty when none does."""
-    for webhook in _injectors(answers):
-        url = (webhook.get("clientConfig") or {}).get("url")
-        if url:
-            host = urlsplit(str(url)).hostname or "another host"
-            return (
-                f"istiod runs outside this cluster: the webhook {webhook.get('name')} calls {host}."
-            )
-    return ""
-
-
 def _no_istiod(
     answers: Mapping[Question, Answer], resources: Resources, pods: Sequence[Pod], where: str
 ) -> str:
     """Say why no istiod is asked. Raises SourceError when there is no trace of Istio at all."""
-    for deployment in _listed(answers.get(DEPLOYMENTS)):
+    for deployment in listed(answers.get(DEPLOYMENTS)):
         labels = (deployment.get("metadata") or {}).get("labels") or {}
         if labels.get("app") == "istiod":
             spec, status = deployment.get("spec") or {}, deployment.get("status") or {}
@@ -291,13 +249,13 @@ def _no_istiod(
                 f"{_metadata(deployment, 'name')} wants {spec.get('replicas', 1)} pods and has "
                 f"{status.get('replicas') or 0}."
             )
-    if outside := _outside(answers):
-        return f"{outside} {_ASK_THERE}"
+    if elsewhere := outside(answers):
+        return f"{elsewhere} {_ASK_THERE}"
     refused = [answer for answer in answers.values() if answer.error is not None]
     traces = (
         any(group.endswith(".istio.io") for group, _ in resources.versions)
         or any(part_of(pod) != "none" for pod in pods)
-        or any(_injectors(answers))
+        or any(injectors(answers))
     )
     if traces or refused:
         return f"No istiod was asked: {where} has no pod of it that may be listed."

@@ -35,6 +35,11 @@ class Kept:
         return self._source.damage
 
     @property
+    def bounds(self) -> tuple[str, ...]:
+        """Say what of the damage is only that some was left out."""
+        return tuple(getattr(self._source, "bounds", ()))
+
+    @property
     def now(self) -> datetime:
         """When the newest answer was taken."""
         return self._source.now

@@ -229,6 +229,15 @@ def _plugin_failed(context: str) -> SourceError:
     )
 
 
+def plugin_hangs(context: str, seconds: float) -> SourceError:
+    """Return what to say of a plugin that has not given credentials in time."""
+    return SourceError(
+        f"The program that gets the credentials of context {context!r} did not end within "
+        f"{seconds:g} s.",
+        next_step=f"Run `kubectl --context {context} get namespaces` to see what it waits for.",
+    )
+
+
 def _from_kubeconfig(context: Context, cluster: Mapping[str, Any]) -> Access:
     from kubernetes.client import Configuration  # noqa: PLC0415  a lazy guest
     from kubernetes.config import load_kube_config  # noqa: PLC0415

@@ -39,7 +39,8 @@ class PodPages:
     async def get(self, path: str, *, last: bool) -> tuple[int, Body]:
         """Return the status and the body of a page; the ``last`` one closes the connection.
 
-        Raises Broken, TooLarge, TimeoutError, and Refused when the API server does not forward.
+        Raises Broken, TooLarge, TimeoutError, and Refused or NotForwarded when the API server does
+        not forward.
         """
         try:
             return await self._get(path, last=last)
@@ -60,9 +61,8 @@ class PodPages:
     async def _connect(self) -> Forward:
         if self._forward is None:
             self._http, self._used = h11.Connection(h11.CLIENT), False
-            opened = open_forward(self._server, *self._place)
-            async with asyncio.timeout(self._patience_s):
-                self._forward = await opened.__aenter__()
+            opened = open_forward(self._server, *self._place, patience_s=self._patience_s)
+            self._forward = await opened.__aenter__()
             self._opened = opened
         return self._forward
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 
@@ -25,6 +25,10 @@ _FRAME = 32 << 10
 
 class Broken(Exception):
     """The connection to the pod failed; the message says why."""
+
+
+class NotForwarded(Exception):
+    """The API server or the kubelet did not open the way to the pod in time."""
 
 
 class Forward:
@@ -74,15 +78,22 @@ class Forward:
 
 @asynccontextmanager
 async def open_forward(
-    server: ApiServer, namespace: str, pod: str, port: int
+    server: ApiServer, namespace: str, pod: str, port: int, *, patience_s: float
 ) -> AsyncIterator[Forward]:
     """Connect to a port of a pod, and close when it is left.
 
     That the port is closed shows when one receives. Raises
-    :class:`~meshnb.sources.api_server.Refused` when the API server does not forward.
+    :class:`~meshnb.sources.api_server.Refused` when the API server does not forward, and
+    NotForwarded when that takes longer than ``patience_s``.
     """
     path, parameters = forward_path(namespace, pod), {"ports": str(port)}
-    async with server.websocket(path, parameters, PROTOCOL) as socket:
+    async with AsyncExitStack() as stack:
+        opening = server.websocket(path, parameters, PROTOCOL)
+        try:
+            async with asyncio.timeout(patience_s):
+                socket = await stack.enter_async_context(opening)
+        except TimeoutError:
+            raise NotForwarded from None
         yield Forward(socket, port)
 
 

@@ -167,9 +167,9 @@ def part_of(pod: Pod) -> str:
     return "none"
 
 
-def pod_questions(pod: Pod) -> Iterator[Question]:
-    """Yield what one pod is asked: pages, ports and logs."""
-    part = part_of(pod)
+def pod_questions(pod: Pod, part: str = "") -> Iterator[Question]:
+    """Yield what one pod is asked: pages, ports and logs; by default as :func:`part_of` says."""
+    part = part or part_of(pod)
     namespace, name = _metadata(pod).get("namespace"), _metadata(pod).get("name")
     if not isinstance(namespace, str) or not isinstance(name, str):
         return

@@ -48,6 +48,17 @@ class Scope:
                 f"A sample of {self.sample} pods asks nobody.", next_step="Take 1 or more."
             )
 
+    @property
+    def said(self) -> str:
+        """What was chosen, in words; empty for the whole mesh."""
+        parts = [
+            f"namespaces {', '.join(self.namespaces)}" if self.namespaces else "",
+            f"pods {', '.join(self.pods)}" if self.pods else "",
+            f"labels {self.labels}" if self.labels else "",
+            f"{self.sample} pods of each workload" if self.sample else "",
+        ]
+        return "; ".join(part for part in parts if part)
+
     def holds(self, pod: Pod) -> bool:
         """Whether a pod was chosen, before a sample is taken."""
         metadata = pod.get("metadata") or {}

@@ -8,6 +8,7 @@ import lzma
 import os
 import shutil
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -412,6 +413,13 @@ def test_names_from_a_cluster_never_become_paths_outside(tmp_path: Path) -> None
     with zipfile.ZipFile(record(source, tmp_path / "a.zip")) as archive:
         names = archive.namelist()
     assert not any(".." in name.split("/") or name.startswith("/") for name in names)
+
+
+def test_a_recording_leaves_no_thread(tmp_path: Path) -> None:
+    """The bar would have one of its own that watches it, and never ends."""
+    before = set(threading.enumerate())
+    record(Bundle(_folder(tmp_path / "source", _members())), tmp_path / "a.zip")
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_interrupted_recording_keeps_what_was_answered_and_says_so(tmp_path: Path) -> None:

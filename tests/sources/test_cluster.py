@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from meshnb.checks import Verdict
 from meshnb.diagnosis import diagnose
 from meshnb.errors import SourceError, UsageError
 from meshnb.sources import (
@@ -256,6 +258,7 @@ def test_a_refused_port_forward_says_which_permission_lacks(live: Live, verb: st
         if answer.question.namespace == "bookinfo":
             assert answer.refused
             assert all(word in str(answer.error) for word in (verb, "portforward", "bookinfo"))
+            assert 'pods "' not in str(answer.error)  # it is about every pod of the namespace
         else:
             assert answer.status == 200
 
@@ -276,6 +279,9 @@ def test_who_may_list_one_namespace_only_gets_the_lists_of_that_one(live: Live) 
     }
     assert pods.detail == {"namespaces": ["bookinfo"]}
     assert _of(answers, ListQuestion("v1", "nodes")).refused
+    # A kind that the cluster does not know is unknown in a namespace, too.
+    unknown = _of(answers, ListQuestion("gateway.networking.k8s.io/v1", "tlsroutes"))
+    assert (unknown.status, unknown.error) == (404, None)
     assert any("No istiod was asked" in note for note in notes)
     assert any("more is forbidden" in note for note in notes)
     asked = {q.namespace for q in cluster.questions() if isinstance(q, HttpQuestion)}
@@ -426,6 +432,71 @@ def test_a_cluster_without_istio_says_so(live: Live, tmp_path: Path) -> None:
         cluster.questions()
 
 
+def test_an_istiod_of_another_name_is_found_by_the_service_that_leads_to_it(
+    live: Live, tmp_path: Path
+) -> None:
+    """Its label is another, its container too; webhooks and proxies name the Service."""
+
+    def renamed(document: dict[str, Any]) -> None:
+        for item in document["items"]:
+            if item["metadata"].get("labels", {}).get("app") == "istiod":
+                item["metadata"]["labels"] |= {"app": "pilot", "istio.io/rev": "1-30"}
+                item["spec"]["containers"][0]["name"] = "pilot"
+
+    def leads_there(document: dict[str, Any]) -> None:
+        for item in document["items"]:
+            if item["metadata"]["name"] == "istiod":
+                item["spec"]["selector"] = {"istio": "pilot"}
+            elif item["metadata"]["name"] == "istiod-revision-tag-default":
+                item["metadata"]["labels"] |= {"istio.io/tag": "prod", "istio.io/rev": "1-30"}
+
+    changed = _altered(tmp_path, "pods", renamed)
+    file = next((changed / "kubernetes").glob("services.json"))
+    document = json.loads(file.read_text())
+    leads_there(document)
+    file.write_text(json.dumps(document))
+    for scope in (Scope(), Scope(revision="1-30"), Scope(revision="prod")):
+        with live(changed, scope=scope) as (cluster, _):
+            assert ("istio-system", "istiod") in _asked_pods(cluster)
+            assert not cluster.damage
+
+
+@pytest.mark.parametrize(
+    ("variable", "usual", "real"),
+    [
+        ({"name": "PROXY_CONFIG", "value": '{"proxyAdminPort": 15099}'}, 15000, 15099),
+        ({"name": "PROXY_CONFIG", "value": '{"statusPort": 15099}'}, 15020, 15099),
+        ({"name": "ENVOY_STATUS_PORT", "value": "15099"}, 15021, 15099),
+    ],
+)
+def test_a_proxy_is_asked_where_it_says_that_it_listens(
+    live: Live, tmp_path: Path, variable: dict[str, str], usual: int, real: int
+) -> None:
+    def moved(document: dict[str, Any]) -> None:
+        for item in document["items"]:
+            if item["metadata"]["name"] == "client":
+                proxy = item["spec"]["initContainers"][1]
+                proxy["env"] = [
+                    *(one for one in proxy["env"] if one["name"] != variable["name"]),
+                    variable,
+                ]
+
+    with live(_altered(tmp_path, "pods", moved)) as (cluster, served):
+        asked = [
+            question
+            for question in cluster.questions()
+            if isinstance(question, HttpQuestion | ProbeQuestion)
+            and (question.pod, question.port) == ("client", usual)
+        ]
+        answers = list(cluster.ask(asked))
+        ports = {seen.port for seen in served.requests if seen.name == "client" and seen.port}
+    assert ports == {real}
+    assert len(answers) > 1
+    for answer in answers:
+        assert answer.error is None
+        assert answer.detail == {"port": real}
+
+
 # --- What goes wrong costs only its own answers --------------------------------------------------
 
 
@@ -441,11 +512,15 @@ def _bad(answers: Sequence[Answer]) -> set[str]:
     ("fault", "said"),
     [
         (Hang(resource="http", name="client"), "no answer within 1 s"),
-        (Hang(resource="pods/portforward", name="client"), "no answer within 1 s"),
+        (Hang(resource="pods/portforward", name="client"), "not opened within 1 s: the kubelet"),
         (Drop(resource="http", name="client"), "closed"),
         (Drop(resource="http", name="client", after_bytes=2000), "closed|no HTTP"),
         (Garbage(name="client"), "no HTTP"),
-        (Fail(resource="pods/portforward", name="client", status=500), "status 500"),
+        (
+            Fail(resource="pods/portforward", name="client", status=500),
+            "the API server cannot reach the kubelet of the pod's node: dial tcp",
+        ),
+        (Fail(resource="pods/portforward", name="client", status=502), "status 502: the server is"),
         (
             Restart(name="client", after=1, gone_s=60),
             "there is no pod bookinfo/client any more|closed",
@@ -463,6 +538,33 @@ def test_a_pod_that_fails_costs_only_its_own_answers(live: Live, fault: Fault, s
     (bad,) = (answer for answer in answers if answer.error is not None)
     assert re.search(said, str(bad.error))
     assert bad.body is None
+
+
+def test_a_pod_that_ends_while_it_is_asked_leaves_nothing_unknown(live: Live) -> None:
+    with live("healthy", Restart(name="client", after=1, gone_s=60)) as (cluster, _):
+        facts = Facts(cluster)
+        facts.gather()
+        diagnosis = diagnose(facts)
+        states = facts.coverage()
+    assert facts.ended() == {("bookinfo", "client")}
+    assert set(states.loc[states["state"] == "ended", "pod"]) == {"client"}
+    assert diagnosis.verdict == "healthy"
+    assert not [one for one in diagnosis.outcomes if one.verdict is Verdict.UNKNOWN]
+
+
+def test_where_a_kubelet_is_down_no_pod_is_blamed(live: Live) -> None:
+    fault = Fail(resource="pods/portforward", status=500)
+    with live("healthy", fault) as (cluster, _):
+        facts = Facts(cluster)
+        facts.gather()
+        causes = diagnose(facts).causes
+        reached = facts["istiod_ports"]["answers"].notna().any()
+        states = facts.coverage()
+    assert [cause.check.code for cause in causes] == []
+    assert not reached
+    pages = states[states["kind"] == "http"]
+    assert set(pages["status"]) == {500}
+    assert pages["reason"].str.startswith("the API server cannot reach the kubelet").all()
 
 
 def test_of_a_pod_that_hangs_no_more_is_asked(live: Live) -> None:
@@ -531,6 +633,32 @@ def test_a_name_cannot_lead_elsewhere_in_the_api(live: Live, question: Question)
 
 
 # --- Credentials ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the plugin is a shell script")
+def test_nobody_waits_for_a_plugin_that_hangs_while_it_renews(live: Live, tmp_path: Path) -> None:
+    """Its first token has expired; the second run never ends, and goes on when we are done."""
+    with live("healthy") as (_, served):
+        credential = {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "kind": "ExecCredential",
+            "status": {"token": served.token, "expirationTimestamp": "2020-01-01T00:00:00Z"},
+        }
+        plugin, ran = tmp_path / "plugin", tmp_path / "pid"
+        plugin.write_text(
+            f"#!/bin/sh\n[ -e {tmp_path}/first ] && echo $$ > {ran} && exec sleep 60\n"
+            f"touch {tmp_path}/first\necho '{json.dumps(credential)}'\n"
+        )
+        plugin.chmod(0o755)
+        document = json.loads(served.kubeconfig.read_text())
+        program = {"command": str(plugin), "interactiveMode": "Never"}
+        document["users"][0]["user"] = {"exec": {"apiVersion": credential["apiVersion"], **program}}
+        served.kubeconfig.write_text(json.dumps(document))
+        cluster = open_source("cluster", limits=Limits(question_s=1.0))
+        with pytest.raises(SourceError, match="did not answer in time"):
+            cluster.questions()
+        os.kill(int(ran.read_text()), signal.SIGTERM)  # there still
+    assert not [one for one in threading.enumerate() if one.name == "meshnb-cluster"]
 
 
 @pytest.mark.parametrize("credential", ["token", "certificate", "exec"])
@@ -632,7 +760,7 @@ def test_stop_from_another_thread_answers_the_rest_with_why(live: Live) -> None:
 
 def test_progress_counts_and_names_the_slowest_pods(live: Live) -> None:
     seen: list[Progress] = []
-    slow = Slow(resource="http", name="client", seconds=0.7)
+    slow = Slow(resource="http", name="client", seconds=2.0)
     with live("healthy", slow, watch=seen.append) as (cluster, _):
         asked = len(list(cluster.ask(cluster.questions())))
     assert seen[-1].done
@@ -647,9 +775,9 @@ def test_the_tables_of_a_cluster_ask_only_what_they_show(live: Live) -> None:
     with live("healthy") as (cluster, served):
         facts = Facts(cluster)
         before = len(served.requests)
-        assert len(facts["services"]) > 3
+        assert len(facts["events"]) > 3
         asked = served.requests[before:]
-    assert {request.resource for request in asked} == {"services"}
+    assert {request.resource for request in asked} == {"events"}
 
 
 @_NEEDS_PROC
@@ -678,8 +806,16 @@ def test_a_low_limit_of_open_files_is_told_before_anything_is_asked(
 
 
 def test_logs_of_a_container_that_restarted_are_asked_for_twice(live: Live) -> None:
+    """The runtime had thrown the old one away; the kubelet says so in the place of the log."""
     with live("app-crash-loop") as (cluster, _):
-        previous = [q for q in cluster.questions() if isinstance(q, LogQuestion) and q.previous]
-        answers = list(cluster.ask(previous))
-    assert previous
-    assert all(answer.status == 0 and answer.body for answer in answers)
+        logs = [
+            question
+            for question in cluster.questions()
+            if isinstance(question, LogQuestion) and question.container == "details"
+        ]
+        now, before = sorted(
+            cluster.ask(logs), key=lambda answer: answer.question.to_json()["previous"]
+        )
+    assert now.body
+    assert before.body is None
+    assert str(before.error).startswith("unable to retrieve container logs for containerd://")

@@ -134,6 +134,7 @@ def test_what_a_cluster_refuses_is_said_with_verb_resource_and_namespace(
     assert SECRETS in lacking
     assert Permission("", "pods/log", "get", "legacy") in lacking
     assert Permission("", "pods/portforward", "create", "bookinfo") in lacking
+    assert Permission("", "pods/portforward", "get", "bookinfo") not in lacking
     assert all(
         one.resource == "secrets" or one.namespace in ("legacy", "bookinfo") for one in lacking
     )

@@ -80,7 +80,7 @@ async def _begin(socket: web.WebSocketResponse) -> None:
 async def _received(server: ApiServer) -> bytes:
     """Return all that comes until the connection is closed."""
     found = b""
-    async with open_forward(server, "shop", "web", _PORT) as forward:
+    async with open_forward(server, "shop", "web", _PORT, patience_s=10.0) as forward:
         while more := await forward.receive():
             found += more
     return found
@@ -148,7 +148,7 @@ def test_when_this_side_closes_the_websocket_is_closed() -> None:
             closed.set()
 
     async def use(server: ApiServer) -> None:
-        async with open_forward(server, "shop", "web", _PORT):
+        async with open_forward(server, "shop", "web", _PORT, patience_s=10.0):
             pass
         await asyncio.wait_for(closed.wait(), 2)
 
@@ -161,7 +161,7 @@ def test_silence_is_an_open_port_and_a_close_is_none() -> None:
         await socket.receive()
 
     async def probe(server: ApiServer) -> None:
-        async with open_forward(server, "shop", "web", _PORT) as forward:
+        async with open_forward(server, "shop", "web", _PORT, patience_s=10.0) as forward:
             await stays_open(forward, 0.2)
 
     _spoken(silent, probe)
@@ -308,7 +308,7 @@ def test_a_tls_handshake_shows_version_protocol_and_chain() -> None:
                 incoming.write(message.data[1:])
 
     async def use(server: ApiServer) -> Any:
-        async with open_forward(server, "shop", "web", _PORT) as forward:
+        async with open_forward(server, "shop", "web", _PORT, patience_s=10.0) as forward:
             return await TlsOverForward(forward).handshake()
 
     version, protocol, chain = _spoken(speak, use)
@@ -318,7 +318,7 @@ def test_a_tls_handshake_shows_version_protocol_and_chain() -> None:
 
 def test_a_port_that_does_not_speak_tls_is_told() -> None:
     async def use(server: ApiServer) -> Any:
-        async with open_forward(server, "shop", "web", _PORT) as forward:
+        async with open_forward(server, "shop", "web", _PORT, patience_s=10.0) as forward:
             return await TlsOverForward(forward).handshake()
 
     with pytest.raises(Broken, match="no TLS: wrong_version_number"):

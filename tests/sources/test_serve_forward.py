@@ -360,3 +360,31 @@ def test_a_forward_that_was_refused_in_the_recording_still_is(tmp_path: Path) ->
         found = exchange(running, 15021)
     assert refused.value.status == 403
     assert found.reason.endswith("i/o timeout")
+
+
+def test_a_client_that_leaves_in_the_middle_makes_no_noise(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop warns of each write to a connection that is gone, and nobody can do anything."""
+    mesh = Grown(bundle, pods=1, body_mb=40)
+    page = next(
+        question
+        for question in mesh.questions()
+        if isinstance(question, HttpQuestion) and question.path == "/config_dump?include_eds"
+    )
+
+    async def leave(running: Served) -> None:
+        async with (
+            session_of(running) as session,
+            session.forward(page.namespace, page.pod, page.port) as forwarded,
+        ):
+            await forwarded.send(f"GET {page.path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            await forwarded.channels.receive_bytes()
+            connection = forwarded.channels._response.connection  # noqa: SLF001  to be rude
+            assert connection is not None
+            assert connection.transport is not None
+            connection.transport.abort()
+
+    with serve(mesh) as running:
+        asyncio.run(leave(running))
+    assert [one.getMessage() for one in caplog.records if one.name == "asyncio"] == []

@@ -30,11 +30,18 @@ from meshnb.sources.serve.selection import (
     page_of,
     selected,
 )
-from meshnb.sources.serve.status import Status, forbidden, no_such_page, not_found
+from meshnb.sources.serve.status import (
+    Status,
+    UnknownPage,
+    forbidden,
+    no_such_page,
+    not_forwarded,
+    not_found,
+)
 from meshnb.sources.serve.watch import watch
 
 _USER = "replay"
-#: Everybody may ask these, with or without a token.
+#: Whoever shows no token may ask these, too; a wrong token is refused here as elsewhere.
 _PUBLIC = ("/healthz", "/livez", "/readyz", "/version")
 _HEALTH = ("/healthz", "/livez", "/readyz")
 #: What the server says it is where nobody recorded what the cluster's was.
@@ -74,6 +81,8 @@ class Api:
             self._authenticate(http, request)
             limit = await self._misbehave(http, request)
             return await self._paced(http, request, await self._respond(http, request), limit)
+        except UnknownPage:
+            return web.Response(text=UnknownPage.TEXT, status=404)
         except Status as status:
             headers = {}
             if status.retry_after_s is not None:
@@ -85,9 +94,9 @@ class Api:
             return _json(odd.to_json(), status=odd.code)
 
     def _authenticate(self, http: web.Request, request: ApiRequest) -> None:
-        if http.path in _PUBLIC:
-            return
         given = http.headers.get("Authorization", "")
+        if http.path in _PUBLIC and not given:
+            return
         for fault, count in self._replay.misbehaviour.met(Expire, request):
             if given and count == fault.after + 1:
                 self._credentials.renew()
@@ -113,7 +122,7 @@ class Api:
         fail = faults.striking(Fail, request)
         if fail is not None:
             after = fail.retry_after_s if fail.status in (429, 503) else None
-            raise Status(fail.status, "the server is told to fail", retry_after_s=after)
+            raise Status(fail.status, _failure(request, fail.status), retry_after_s=after)
         if request.resource and request.resource not in REVIEWS:
             self._authorize(request)
         return 0 if drop is None else drop.after_bytes
@@ -138,7 +147,7 @@ class Api:
             return await self._log(http, request)
         collection = self._collection(request)
         if request.subresource:
-            raise no_such_page()
+            raise no_such_page(request.group)
         if request.name and request.verbs != ("watch",):
             return self._object(http, request, collection)
         return await self._list(http, request, collection)
@@ -166,14 +175,14 @@ class Api:
             elif (found := discovery.group(group)) is not None:
                 document = {"kind": "APIGroup", "apiVersion": "v1", **found}
         if document is None:
-            raise no_such_page()
+            raise UnknownPage
         return _json(document)
 
     def _collection(self, request: ApiRequest) -> Collection:
         """Return a list that can be read. Raises Status with what was answered instead of one."""
         found = self._replay.recorded.collection(request.api_version, request.plain_resource)
         if found is None:
-            raise no_such_page()
+            raise no_such_page(request.group)
         if not found.readable:
             raise _recorded_status(found.answer)
         if not found.allows(request.namespace):
@@ -292,7 +301,20 @@ class Api:
         return paced
 
 
+def _failure(request: ApiRequest, status: int) -> str:
+    """Return how the API server fails: where a kubelet is wanted, because it does not listen."""
+    refused = "dial tcp 192.0.2.1:10250: connect: connection refused"
+    if status == 500 and request.resource == "pods/portforward":
+        return f"error dialing backend: {refused}"
+    if status == 500 and request.resource == "pods/log":
+        logs = f"containerLogs/{request.namespace}/{request.name}"
+        return f'Get "https://192.0.2.1:10250/{logs}": {refused}'
+    return "the server is told to fail"
+
+
 def _forbidden(request: ApiRequest, verb: str) -> Status:
+    if (request.resource, verb, request.method) == ("pods/portforward", "create", "GET"):
+        return not_forwarded(request.name or "")
     return forbidden(_USER, verb, request.group, request.resource, request.namespace, request.name)
 
 

@@ -98,6 +98,8 @@ class _Forwarded(Connection):
         prefix = bytes([2 * self._place])
         for start in range(0, len(content), _PIECE):
             await self._socket.send_bytes(prefix + content[start : start + _PIECE])
+            # That the client has gone is heard of between two turns of the loop, not within one.
+            await asyncio.sleep(0)
 
     async def fail(self, words: str) -> None:
         await self._socket.send_bytes(bytes([2 * self._place + 1]) + words.encode())

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from meshnb.sources.base import Answer, parse_time
+from meshnb.sources.kubelet import no_log
 from meshnb.sources.serve.recorded import Recorded
 from meshnb.sources.serve.request import ApiRequest
 from meshnb.sources.serve.status import Status, code_of, not_found
@@ -24,7 +25,7 @@ _TIME = re.compile(
 )
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 #: How `kubectl` says what an API server answered; some recorders keep its words.
-_KUBECTL = re.compile(r"^Error from server \((?P<reason>\w+)\): (?P<message>.*)$", re.DOTALL)
+_KUBECTL = re.compile(r"^Error from server(?: \((?P<reason>\w+)\))?: (?P<message>.*)$", re.DOTALL)
 
 
 def log_of(recorded: Recorded, request: ApiRequest, query: Mapping[str, str]) -> bytes:
@@ -39,6 +40,8 @@ def log_of(recorded: Recorded, request: ApiRequest, query: Mapping[str, str]) ->
         run = "previous run of container" if previous else "container"
         raise Status(404, f'not recorded: the log of {run} "{container}" in pod "{pod}"')
     if answer.error is not None:
+        if no_log(answer.error.encode()):
+            return answer.error.encode()  # as the kubelet says it, in the place of the log
         raise _refusal(answer)
     return _cut(answer, query)
 
@@ -58,7 +61,7 @@ def _container(recorded: Recorded, namespace: str, pod: str, name: str) -> str:
     if name:
         return name
     first = [str(each.get("name")) for each in spec.get("containers") or ()]
-    if len(known) == 1 and first:
+    if len(first) == 1:
         return first[0]
     choices = "] or one of the init containers: [".join(
         " ".join(part) for part in (first, known[len(first) :]) if part
@@ -73,7 +76,7 @@ def _refusal(answer: Answer) -> Status:
     error = answer.error or ""
     said = _KUBECTL.match(error)
     if said:
-        return Status(code_of(said["reason"]) or 500, said["message"])
+        return Status(code_of(said["reason"]) or answer.status or 500, said["message"])
     if answer.status and answer.status >= 400:
         return Status(answer.status, error)
     return Status(500, f"in the recording: {error}")
@@ -106,7 +109,9 @@ def _number(query: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     if not text.isdigit():
-        raise Status(400, f"{name}: Invalid value: {text!r}: must be a number of 0 or more")
+        # A number that is too small is understood, and refused as invalid.
+        code = 422 if text.removeprefix("-").isdigit() else 400
+        raise Status(code, f"{name}: Invalid value: {text}: must be greater than or equal to 0")
     return int(text)
 
 

@@ -18,6 +18,7 @@ from meshnb.sources.base import (
     Source,
     only,
 )
+from meshnb.sources.ports import moved_ports
 from meshnb.sources.serve.kinds import Kind, known_kind
 
 #: How recorders say that they waited in vain, in lower case.
@@ -193,8 +194,14 @@ class Recorded:
         return spec if isinstance(spec, dict) else {}
 
     def port(self, namespace: str, pod: str, number: int) -> Port | None:
-        """Return what was asked of a port, or None where nothing was."""
-        return self._ports.get((namespace, self._recorded_name(namespace, pod), number))
+        """Return what was asked of a port, or None where nothing was.
+
+        Where the pod says that it listens elsewhere than usual, the questions name the usual port.
+        """
+        name = self._recorded_name(namespace, pod)
+        moved = moved_ports(self.pod(namespace, pod) or {})
+        usual = next((usual for usual, real in moved.items() if real == number), number)
+        return self._ports.get((namespace, name, usual))
 
     def closed(self, port: Port) -> Closed | None:
         """Return why there was no connection to a port, or None where there was one."""
