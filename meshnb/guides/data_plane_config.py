@@ -234,9 +234,8 @@ def in_step(case: Case, chosen: Chosen) -> Page:
         )
     if found:
         verdict = "; ".join(found) + "."
-        reading = (
-            f"{known - len(set(refused['proxy']) | set(late['proxy']))} other proxies are in step."
-        )
+        others = known - len(set(refused["proxy"]) | set(late["proxy"]))
+        reading = f"{plural(others, 'other proxy is', 'other proxies are')} in step."
         return Page(verdict, State.BROKEN, reading, tuple(tables), picture, "istioctl proxy-status")
     oldest = pictures.age(status.loc[status["sync"] == "SYNCED", "age_s"].max())
     return Page(

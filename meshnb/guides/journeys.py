@@ -67,7 +67,7 @@ def _by_end(parts: Iterable[Part]) -> list[Stay]:
 
 
 def _link(part: Part) -> Link:
-    return Link(part.title, part.says, part.state)
+    return Link(part.title, part.says, part.state, part.word)
 
 
 def _ends(stays: list[Stay]) -> list[int]:

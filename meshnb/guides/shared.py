@@ -213,7 +213,9 @@ def judgement(case: Case, cause: Cause, what: str, none: str) -> Page:
         else "It explains nothing that was seen to fail."
     )
     state = State.BROKEN if first.severity is Severity.ERROR else State.ODD
-    return Page(f"{first.subject} {what}.", state, f"{explains} {counts}", tables)
+    return Page(
+        f"{first.subject} {what}: {first.check.title}", state, f"{explains} {counts}", tables
+    )
 
 
 def conclusion(case: Case, focus: Focus) -> Page:

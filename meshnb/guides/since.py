@@ -10,6 +10,19 @@ from meshnb.diagnosis import RankedCause
 from meshnb.guides.base import Case
 from meshnb.traces.moments import Change, Moments
 
+#: A verdict as it is told of the earlier moment, of the later one, and of both.
+_WAS = {"problem": "there was a problem", "healthy": "all was well", "unknown": "it was not known"}
+_IS = {
+    "problem": "and now there is a problem",
+    "healthy": "and now all is well",
+    "unknown": "and now it cannot be told what is wrong",
+}
+_STILL = {
+    "problem": "there is a problem, as before",
+    "healthy": "all is well, as before",
+    "unknown": "it cannot be told what is wrong, as before",
+}
+
 
 @dataclass(frozen=True)
 class Since:
@@ -43,6 +56,13 @@ class Since:
         return tuple(cause for cause in problems if self._name(cause) not in known)
 
     @property
+    def kept_causes(self) -> tuple[RankedCause, ...]:
+        """The problems that were there before and still are, the first cause first."""
+        known = {self._name(cause) for cause in self.before.diagnosis.problems}
+        problems = self.after.diagnosis.problems
+        return tuple(cause for cause in problems if self._name(cause) in known)
+
+    @property
     def same(self) -> bool:
         """Whether nothing changed, as far as that could be seen."""
         return not (self.changes or self.new_causes or self.gone_causes)
@@ -60,7 +80,7 @@ class Since:
         count = len(self.changes)
         said = f"{count} change{'' if count == 1 else 's'}" if count else "Nothing changed"
         old, new = self.before.diagnosis.verdict, self.after.diagnosis.verdict
-        said += f"; the verdict is {new}" + (f", it was {old}" if old != new else ", as before")
+        said += f": {_WAS[old]}, {_IS[new]}" if old != new else f": {_STILL[new]}"
         return f"{said}."
 
     def lines(self) -> tuple[str, ...]:
@@ -68,6 +88,7 @@ class Since:
         return (
             *(f"New problem: {cause.finding.message}" for cause in self.new_causes),
             *(f"No problem any more: {cause.finding.message}" for cause in self.gone_causes),
+            *(f"As before: {cause.finding.message}" for cause in self.kept_causes),
             *(f"{change.words}." for change in self.changes),
             *(f"Not compared: {one}." for one in self.moments.unseen),
         )

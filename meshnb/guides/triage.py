@@ -48,7 +48,7 @@ def _ways(case: Case, chosen: Chosen, here: str, following: str, label: str) -> 
     cause = _focus(case, chosen).cause
     onward = Fork(label, following)
     if cause is not None and _place(cause) == here:
-        return (Fork(f"That is it: {cause.failure_class.title}", _END), onward)
+        return (Fork("Cause and remedy", _END), onward)
     return (onward, Fork("That is enough: to the cause", _END))
 
 
@@ -163,9 +163,9 @@ def control_plane(case: Case, chosen: Chosen) -> Page:
     else old news.
     """
     page = data_plane_config.control_plane.page(case, chosen)
-    forks = _ways(case, chosen, "control_plane", "in_step", "It answers: are the proxies in step?")
+    forks = _ways(case, chosen, "control_plane", "in_step", "Are the proxies in step?")
     if page.state is State.BROKEN and forks[0].to != _END:
-        forks = (replace(forks[0], label="All the same: are the proxies in step?"), *forks[1:])
+        forks = (replace(forks[0], label="All the same, are the proxies in step?"), *forks[1:])
     return replace(page, forks=forks)
 
 
@@ -177,9 +177,9 @@ def in_step(case: Case, chosen: Chosen) -> Page:
     """
     page = data_plane_config.in_step.page(case, chosen)
     label = (
-        "They are in step: are the objects right?"
+        "Are the objects right?"
         if page.state is State.FINE
-        else "All the same: are the objects right?"
+        else "All the same, are the objects right?"
     )
     return replace(page, forks=_ways(case, chosen, "in_step", "objects", label))
 

@@ -21,20 +21,35 @@ from meshnb.views.pictures import picture
 _KINDS = {"request": "One request", "change": "One change", "connection": "One connection"}
 #: So many of the things that were passed over are shown at once; the rest is to be opened.
 _FEW = 4
+#: A headline has no more characters, if it can be told in two sentences.
+_HEADLINE = 240
 
 
 def card(account: Account, originals: Originals, *, beside: str = "") -> str:
     """Return an account as a card; ``beside`` is HTML that stands before its picture."""
     label = originals.facts.source.label
+    first, then = _headline(account.says)
     drawn = "" if account.kind == "change" else picture(journey(account))
     parts = _ladder(account, originals) if account.kind == "change" else _hops(account, originals)
     return (
         f'<section class="mnb-card {css(account.state)}" '
         f'aria-label="{_KINDS[account.kind]}: {escape(account.title)}">'
         f'<div class="mnb-kicker">{_KINDS[account.kind]} · {escape(label)}</div>'
-        f'<div class="mnb-first">{mark(account.state, account.word)} {prose(account.says)}</div>'
+        f'<div class="mnb-first">{mark(account.state, account.word)} {prose(first)}</div>'
+        f"{f'<p>{prose(then)}</p>' if then else ''}"
         f"{beside}{drawn}{parts}{_undecided(account)}</section>"
     )
+
+
+def _headline(says: str) -> tuple[str, str]:
+    """Return what stands large above everything else, and the rest of a sentence too long for it.
+
+    A proxy's error message in full is no headline.
+    """
+    first, colon, then = says.partition(": ")
+    if len(says) <= _HEADLINE or not colon:
+        return says, ""
+    return f"{first}:", then
 
 
 def _undecided(account: Account) -> str:
@@ -208,7 +223,7 @@ def _end(role: str, end: End, *, at_fault: bool) -> str:
     ]
     drawn = "".join(f"<dt>{name}</dt><dd>{escape(said)}</dd>" for name, said in lines if said)
     return (
-        f'<div class="mnb-end {css(state)}"><h4>{role}: {escape(end.name)}{fault}</h4>'
+        f'<div class="mnb-end {css(state)}"><h3>{role}: {escape(end.name)}{fault}</h3>'
         f'<dl class="mnb-parts">{drawn}</dl></div>'
     )
 

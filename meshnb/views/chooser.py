@@ -23,6 +23,8 @@ from meshnb.views.recording import RecordButton
 from meshnb.views.work import Opens, Outcome, Work, failure, opens, progress_card
 
 _PREFIX = "recorded:"
+#: So many reasons for answers that are missing are named, the commonest first.
+_REASONS = 3
 
 
 class SourceChooser(View):
@@ -73,7 +75,8 @@ class SourceChooser(View):
             [
                 self._recorded,
                 ipywidgets.HBox(
-                    [self._path, self._upload], layout=ipywidgets.Layout(flex_flow="row wrap")
+                    [self._path, self._upload, self._live.button],
+                    layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"),
                 ),
                 self._live,
                 self._said,
@@ -116,21 +119,25 @@ class SourceChooser(View):
         # A port that is closed is an answer, not a gap: that is what a probe is for.
         coverage = coverage[coverage["kind"] != "probe"]
         counts = coverage["state"].value_counts()
-        silent = sum(int(counts.get(name, 0)) for name in ("silent", "refused", "unreadable"))
+        lacking = coverage[coverage["state"].isin(("silent", "refused", "unreadable"))]
+        silent = len(lacking)
         answered = int(counts.get("answered", 0)) + int(counts.get("empty", 0))
         state = State.ODD if silent or facts.source.damage else State.FINE
-        taken = "asked" if is_cluster(facts.source.label) else "recorded"
         missing = f", {silent} did not answer or refused" if silent else ", none is missing"
+        reasons = "".join(
+            f"<li>{mark(State.ODD, plural(count, 'time'))} {escape(reason)}</li>"
+            for reason, count in lacking["reason"].value_counts().head(_REASONS).items()
+        )
         damage = "".join(
             f"<li>{mark(State.ODD, 'damaged')} {escape(one)}</li>" for one in facts.source.damage
         )
         return (
             f'<section class="mnb-card {css(state)}" aria-label="What is open">'
-            f"{mark(state, 'open')} <strong>{escape(facts.source.label)}</strong> · {taken} "
-            f"{facts.now:%Y-%m-%d %H:%M:%S} UTC · {plural(answered, 'answer')}{missing} · "
+            f"{mark(state, 'open')} <strong>{escape(facts.source.label)}</strong> · "
+            f"{taken(facts)} · {plural(answered, 'answer')}{missing} · "
             f"{plural(len(facts['pods']), 'pod')}, "
             f"{plural(len(facts['proxies']), 'proxy', 'proxies')}"
-            f'<ul class="mnb-plain">{damage}</ul></section>'
+            f'<ul class="mnb-plain">{reasons}{damage}</ul></section>'
         )
 
     def text(self) -> str:
@@ -138,8 +145,7 @@ class SourceChooser(View):
         if self.case is None:
             return f"✗ {self._error}"
         facts = self.case.facts
-        taken = "asked" if is_cluster(facts.source.label) else "recorded"
-        return f"✓ {facts.source.label}, {taken} {facts.now:%Y-%m-%d %H:%M:%S} UTC"
+        return f"✓ {facts.source.label}, {taken(facts)}"
 
     def _begin(self, name: str, opened: Opens) -> None:
         """Open what a reader has chosen, without keeping the notebook from answering."""
@@ -169,7 +175,9 @@ class SourceChooser(View):
         self._stop.layout.display = "none"
         self._error = outcome if isinstance(outcome, MeshnbError) else None
         self.case = outcome if isinstance(outcome, Case) else None
-        self._record.show(self.case)
+        # What ships with meshnb is a recording already, and nobody's own.
+        shipped = self._name.startswith(_PREFIX)
+        self._record.show(None if shipped else self.case)
         self._said.value = styled(f'<div role="status">{self.html()}</div>')
         for follower in self._followers:
             follower(self.case)
@@ -194,3 +202,9 @@ class SourceChooser(View):
         self._recorded.value = None
         label = str(dropped["name"])
         self._begin(label, lambda _: Bundle(path, label=label))
+
+
+def taken(facts: Facts) -> str:
+    """Return when a live cluster was asked, or when a recording was made."""
+    verb = "asked" if is_cluster(facts.source.label) else "recorded"
+    return f"{verb} {facts.now:%Y-%m-%d %H:%M:%S} UTC"

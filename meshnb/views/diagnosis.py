@@ -1,4 +1,4 @@
-"""The diagnosis as a card: cause, remedy, why we think so, who is affected, and what is left."""
+"""The diagnosis as a card: cause, who is affected, remedy, why we think so, and what is left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshnb.guides.pictures import State
 from meshnb.guides.shared import plural
 from meshnb.views import tables
 from meshnb.views.base import View, css, escape, mark, prose, styled
-from meshnb.views.chooser import SourceChooser
+from meshnb.views.chooser import SourceChooser, taken
 
 #: So many other causes are shown before one asks for more.
 _MOST = 8
@@ -86,7 +86,7 @@ class DiagnosisView(View):
 def card(diagnosis: Diagnosis) -> str:
     """Return the card of a diagnosis as HTML, without its style."""
     state = STATES[diagnosis.verdict]
-    label = f"{diagnosis.facts.source.label} · recorded {diagnosis.facts.now:%Y-%m-%d %H:%M:%S} UTC"
+    label = f"{diagnosis.facts.source.label} · {taken(diagnosis.facts)}"
     problems = diagnosis.problems
     if problems:
         body = cause(problems[0])
@@ -95,6 +95,7 @@ def card(diagnosis: Diagnosis) -> str:
     rest = [
         ("less likely", _others(diagnosis.causes[1:] if problems else diagnosis.causes)),
         ("not explained", _unexplained(diagnosis)),
+        ("over", _past(diagnosis)),
         ("unknown", _unknown(diagnosis)),
         ("ruled out", _ruled_out(diagnosis)),
     ]
@@ -107,27 +108,27 @@ def card(diagnosis: Diagnosis) -> str:
 
 
 def cause(found: RankedCause) -> str:
-    """Return one cause as HTML: the sentence, the remedy, why we think so, who is affected."""
+    """Return one cause as HTML: what is wrong, who is affected, the remedy, why we think so."""
     drawn = "".join(f"<dt>{name}</dt><dd>{part}</dd>" for name, part in reasons(found))
     return f'{sentence(found)}<dl class="mnb-parts">{drawn}</dl>'
 
 
 def sentence(found: RankedCause) -> str:
-    """Return what is wrong and what mends it as HTML."""
+    """Return what is wrong, whom it affects and what mends it as HTML."""
     return (
         f'<div class="mnb-first">{prose(found.finding.message)}</div>'
+        f'<p class="mnb-affected">{prose(affected(found))}</p>'
         f'<div class="mnb-mend"><strong>To mend:</strong> {prose(found.finding.remedy)}</div>'
     )
 
 
 def reasons(found: RankedCause) -> list[tuple[str, str]]:
-    """Return why a cause is thought to be one, whom it affects and its class, as HTML."""
+    """Return why a cause is thought to be one, and its class, as HTML."""
     proofs = "".join(_opened(part) for part in map(proof, found.finding.evidence) if part.of)
     of_class = f"{found.failure_class.value}, {found.failure_class.title}"
     by_check = f"check {found.check.code}: {found.check.title}"
     return [
         ("why", f"<p>{prose(found.mechanism)}</p>{proofs}"),
-        ("affected", f"<p>{prose(affected(found))}</p>"),
         ("class", f"<p>{escape(of_class)} · {escape(by_check)}</p>"),
     ]
 
@@ -135,7 +136,7 @@ def reasons(found: RankedCause) -> list[tuple[str, str]]:
 def _opened(part: Any) -> str:
     return (
         f"<details><summary>{escape(part.caption)} ({plural(part.of, 'row')})</summary>"
-        f"{tables.table(part.rows, part.caption, of=part.of)}</details>"
+        f"{tables.table(part.rows, part.caption, of=part.of, once=True)}</details>"
     )
 
 
@@ -147,9 +148,13 @@ def affected(found: RankedCause) -> str:
         return "Nothing that was seen to fail; it would, once somebody depends on it."
     names = [name for symptom in found.explains for name in (*symptom.reporters, *symptom.callers)]
     since = f" since {found.first_seen:%H:%M:%S} UTC" if found.first_seen is not None else ""
-    said = "; ".join(symptom.message for symptom in found.explains[:3])
+    # Who has seen it is said at the end, by name.
+    told = (symptom.message.partition(", seen by ")[0] for symptom in found.explains[:3])
+    # What the cause says already, such as a proxy's own words, is not said twice.
+    said = "; ".join(one for one in told if one.rpartition(": ")[2] not in found.finding.message)
     who = and_list(names) or "nobody that logs it"
-    return f"{plural(found.count, 'failure')}{since}: {said}. Seen by {who}."
+    what = f"{plural(found.count, 'failure')}{since}"
+    return f"{what}: {said}. Seen by {who}." if said else f"{what}, seen by {who}."
 
 
 def no_cause(diagnosis: Diagnosis) -> str:
@@ -190,6 +195,13 @@ def _unexplained(diagnosis: Diagnosis) -> str:
     )
     more = f"<li>and {len(left) - _MOST} more</li>" if len(left) > _MOST else ""
     return f'<ul class="mnb-plain">{drawn}{more}</ul>' if left else ""
+
+
+def _past(diagnosis: Diagnosis) -> str:
+    past = diagnosis.past
+    drawn = "".join(f"<li>{escape(one.message)}</li>" for one in past[:_MOST])
+    more = f"<li>and {len(past) - _MOST} more</li>" if len(past) > _MOST else ""
+    return f'<ul class="mnb-plain">{drawn}{more}</ul>' if past else ""
 
 
 def _unknown(diagnosis: Diagnosis) -> str:
@@ -245,13 +257,14 @@ def told(diagnosis: Diagnosis) -> str:
         first = diagnosis.problems[0]
         lines += [f"Why: {first.mechanism}", f"Affected: {affected(first)}"]
     lines += [f"Less likely: {one.finding.message}" for one in diagnosis.problems[1:]]
+    lines += [f"Over: {one.message}" for one in diagnosis.past]
     lines.append(f"Ruled out: {len(diagnosis.ruled_out)}; unknown: {len(diagnosis.unknown)}")
     return "\n".join(lines)
 
 
 def verdict(diagnosis: Diagnosis) -> str:
     """Return the verdict as text: what it is about, the first cause, its remedy and its class."""
-    label = f"{diagnosis.facts.source.label}, recorded {diagnosis.facts.now:%Y-%m-%d %H:%M:%S} UTC"
+    label = f"{diagnosis.facts.source.label}, {taken(diagnosis.facts)}"
     lines = [f"{STATES[diagnosis.verdict].sign} {diagnosis.verdict}: {label}"]
     if diagnosis.problems:
         first = diagnosis.problems[0]

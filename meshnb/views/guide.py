@@ -39,7 +39,6 @@ class GuideView(View):
         self._tell = _button("Show the answer", self._on_tell)
         self._body = ipywidgets.HTML()
         self._ways = [_button("", self._way(number)) for number in range(_WAYS)]
-        self._ways[0].button_style = "primary"
         self._back = _button("Back", self._on_back)
         self._said = ipywidgets.HTML()
         trail, ways = (
@@ -133,8 +132,11 @@ class GuideView(View):
     def _draw_ways(self, walk: Walk) -> list[ipywidgets.DOMWidget]:
         forks = [] if walk.blocked else list(walk.forks)[:_WAYS]
         for place, (button, fork) in enumerate(zip(self._ways, forks, strict=False)):
-            button.description = f"Next: {fork.label}" if place == 0 else fork.label
-            button.tooltip = "The obvious way" if place == 0 else "Overrules the obvious way"
+            # Behind the cause there is more to see, and nothing that one has to see.
+            obvious = place == 0 and not walk.page.causes
+            button.description = f"Next: {fork.label}" if obvious else fork.label
+            button.tooltip = "The obvious way" if obvious else "Another way on"
+            button.button_style = "primary" if obvious else ""
         self._back.disabled = len(walk.trail) == 1
         return [*self._ways[: len(forks)], self._back]
 
@@ -244,9 +246,13 @@ def body(walk: Walk, *, rows: int = tables.MOST) -> str:
         ("asked", _asked(walk)),
         ("answer", _answer(page, rows)),
         ("reading", _reading(page)),
-        *(part for found in page.causes for part in reasons(found)),
         ("verdict", verdict),
     ]
+    if page.causes:
+        # Here the answer stands above already: first why it is thought to be that, then by whom.
+        asked, *_ = parts
+        whys = [part for found in page.causes for part in reasons(found)]
+        parts = [*whys, ("reading", _reading(page)), asked, ("verdict", verdict)]
     drawn = "".join(f"<dt>{name}</dt><dd>{part}</dd>" for name, part in parts if part)
     return f'{"".join(map(sentence, page.causes))}<dl class="mnb-parts">{drawn}</dl>'
 

@@ -24,7 +24,7 @@ def journey(shown: Journey) -> str:
     right, bottom = layout.size
     told = "; ".join(shown.lines())
     return (
-        '<div class="mnb-scroll mnb-drawn" tabindex="0" role="region" '
+        '<div class="mnb-scroll mnb-drawn" tabindex="0" role="group" '
         f'aria-label="The way of {escape(shown.title)}">'
         f'<svg class="mnb-journey" viewBox="0 0 {right} {bottom}" width="{right}" '
         f'height="{bottom}" role="img" aria-label="{escape(told)}">{arrows}{boxes}</svg></div>'
@@ -104,7 +104,8 @@ def _box(stay: Stay, x: int, y: int) -> str:
 
 
 def _link(link: Link, x: int, y: int) -> str:
-    word = "" if link.state in (State.FINE, State.UNREACHED) else f" ({link.state.word})"
+    told = "" if link.state in (State.FINE, State.UNREACHED) else link.word or link.state.word
+    word = f" ({told})" if told else ""
     return (
         f'<g class="mnb-hop {css(link.state)}"><title>{escape(link.detail)}</title>'
         f'<text class="mnb-hop-sign" x="{x + 12}" y="{y}">{escape(link.state.sign)}</text>'

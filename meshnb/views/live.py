@@ -21,7 +21,8 @@ class LiveChooser(ipywidgets.VBox):
     def __init__(self, begin: Callable[[str, Opens], None]) -> None:
         """Take what asks a cluster by its name."""
         self._begin = begin
-        self._open = ipywidgets.Button(
+        #: shows the contexts; it stands wherever a chooser puts it
+        self.button = ipywidgets.Button(
             description="A live cluster …",
             tooltip="Reads the kubeconfig; contacts nobody",
             layout=ipywidgets.Layout(width="auto"),
@@ -49,9 +50,9 @@ class LiveChooser(ipywidgets.VBox):
             ],
             layout=ipywidgets.Layout(display="none"),
         )
-        self._open.on_click(self._on_open)
+        self.button.on_click(self._on_open)
         self._ask.on_click(self._on_ask)
-        super().__init__([self._open, self._box, self._said])
+        super().__init__([self._box, self._said])
 
     def _on_open(self, _: Any) -> None:
         try:

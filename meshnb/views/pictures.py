@@ -68,7 +68,7 @@ def _ports(shown: PortsMap) -> str:
             if port.istiod == istiod
         )
         parts.append(
-            '<div class="mnb-scroll" tabindex="0" role="region" '
+            '<div class="mnb-scroll" tabindex="0" role="group" '
             f'aria-label="ports of {escape(istiod)}">'
             f'<table class="mnb-ports"><caption>{escape(istiod)}</caption><thead><tr>'
             '<th scope="col" class="mnb-number">used by</th><th scope="col">port</th>'
@@ -93,7 +93,7 @@ def _sync(shown: SyncMap) -> str:
     title = _counted(shown.title, len(shown.rows), shown.of)
     return _figure(
         f"{title}; the time is how long ago it was sent",
-        f'<div class="mnb-scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f'<div class="mnb-scroll" tabindex="0" role="group" aria-label="{escape(title)}">'
         f'<table class="mnb-sync"><thead><tr><th scope="col">proxy</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>",
     )
@@ -127,7 +127,7 @@ def _line(shown: TimeLine) -> str:
     return _figure(
         f"{title}; from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, the upright line is "
         f"{shown.now:%Y-%m-%d %H:%M}, when this was recorded",
-        f'<div class="mnb-scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f'<div class="mnb-scroll" tabindex="0" role="group" aria-label="{escape(title)}">'
         f'<table class="mnb-line"><tbody>{rows}</tbody></table></div>',
     )
 

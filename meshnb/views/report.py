@@ -161,7 +161,7 @@ def _times(diagnosis: Diagnosis) -> str:
         f'<th scope="col">{name}</th>' for name in ("time (UTC)", "after", "kind", "what")
     )
     return (
-        f'<div class="mnb-scroll" tabindex="0" role="region" aria-label="{caption}">'
+        f'<div class="mnb-scroll" tabindex="0" role="group" aria-label="{caption}">'
         f'<table class="mnb-times">'
         f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         f"</div><p>{' '.join(filter(None, notes))}</p>"
@@ -177,6 +177,12 @@ def _from(gap: timedelta) -> str:
 
 
 def _symptoms(diagnosis: Diagnosis) -> str:
+    past = [escape(one.message) for one in diagnosis.past]
+    over = f"<p>What is over, and works again:</p>{_list(past, many=True)}" if past else ""
+    return _present(diagnosis) + over
+
+
+def _present(diagnosis: Diagnosis) -> str:
     if not len(diagnosis.symptoms):
         return "<p>Nothing was seen to go wrong.</p>"
     unexplained = {symptom.id for symptom in diagnosis.unexplained}

@@ -19,14 +19,27 @@ MOST = 500
 #: No cell shows more characters; a config object can be a megabyte.
 _LONGEST = 400
 #: From so many characters on, a column gets more room.
-_NAME, _LONG = 20, 40
+_NAME, _LONG = 20, 48
+#: From so many rows on, what they have in common is said once.
+_COMMON = 3
+#: So many rows are shown of those that differ in a single column.
+_ALIKE = 4
 
 
 def table(
-    frame: pd.DataFrame, caption: str = "", *, of: int | None = None, most: int = MOST
+    frame: pd.DataFrame,
+    caption: str = "",
+    *,
+    of: int | None = None,
+    most: int = MOST,
+    once: bool = False,
 ) -> str:
-    """Return a DataFrame as an HTML table; its caption says how many rows of how many it shows."""
+    """Return a DataFrame as an HTML table; its caption says how many rows of how many it shows.
+
+    With ``once``, what all of the rows have in common is said in the caption instead of in each.
+    """
     shown = frame.head(min(most, MOST))
+    common, shown = _said_once(shown) if once else ("", shown)
     total = len(frame) if of is None else of
     counted = f"{len(shown)} of {total} rows" if len(shown) < total else plural(total, "row")
     heading = f"{caption} · {counted}" if caption else counted
@@ -44,18 +57,37 @@ def table(
         for values in shown.itertuples(index=False, name=None)
     )
     return (
-        f'<div class="mnb-scroll" tabindex="0" role="region" aria-label="{escape(heading)}"><table>'
-        f"<caption>{escape(heading)}</caption><thead><tr>{head}</tr></thead>"
+        f'<div class="mnb-scroll" tabindex="0" role="group" aria-label="{escape(heading)}"><table>'
+        f"<caption>{escape(heading)}{common}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
 def excerpt(part: Excerpt, *, most: int = MOST) -> str:
     """Return an excerpt as HTML; a folded one opens when it is asked for."""
-    drawn = table(part.rows, part.caption, of=part.of, most=most)
+    drawn = table(part.rows, part.caption, of=part.of, most=most, once=True)
     if not part.folded:
         return drawn
     return f"<details><summary>{escape(part.caption)}</summary>{drawn}</details>"
+
+
+def _said_once(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Return what all rows have in common as HTML, and the rows with the columns that differ."""
+    common = {}
+    if len(rows) >= _COMMON:
+        for name in rows.columns:
+            values = {cell(value) for value in rows[name]}
+            if len(values) == 1 and len(text := values.pop()) <= _LONG * 2:
+                common[name] = text
+    if not common or len(common) == len(rows.columns):
+        return "", rows
+    told = " · ".join(
+        f"{escape(name)} <strong>{escape(text)}</strong>" for name, text in common.items() if text
+    )
+    said = f'<div class="mnb-common">the same in each: {told}</div>' if told else ""
+    differing = rows.drop(columns=list(common))
+    # Rows that are alike but for their time, say, are not worth a screen.
+    return said, differing if len(differing.columns) > 1 else differing.head(_ALIKE)
 
 
 def _cell(value: Any) -> str:
@@ -72,8 +104,13 @@ def _class(column: pd.Series) -> str:
         return "mnb-number"
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         return "mnb-whole"
-    longest = max((len(cell(value)) for value in column), default=0)
-    return "mnb-long" if longest > _LONG else "mnb-name" if longest > _NAME else ""
+    texts = [cell(value) for value in column]
+    longest = max(map(len, texts), default=0)
+    if longest > _LONG:
+        return "mnb-long"
+    # The name of a pod is read, and found again, in one line.
+    named = longest > _NAME
+    return "mnb-name" if named and any(" " in text for text in texts) else "mnb-whole" * named
 
 
 def _attribute(name: str) -> str:

@@ -49,6 +49,7 @@ class WatchingView(View):
         self.since: Since | None = None
         self._case: Case | None = None
         self._error: MeshnbError | None = None
+        self._live = False
         self._other = other
         self._again = _button("Ask again", "Asks the same cluster the same; compares with before")
         self._again.on_click(self._on_again)
@@ -102,9 +103,12 @@ class WatchingView(View):
         """Begin anew with another case; with none, when nothing could be opened."""
         self._work.stop()
         self._case, self.since, self._error = case, None, None
-        live = case is not None and is_cluster(case.facts.source.label)
-        self._again.layout.display = None if live else "none"
-        if case is not None and self._other:
+        self._live = case is not None and is_cluster(case.facts.source.label)
+        self._again.layout.display = None if self._live else "none"
+        if self._live:
+            # It is compared with itself: what was named is another mesh, or long ago.
+            self._recorded.value = None
+        if case is not None and self._other and not self._live:
             self.compare(self._other)
         else:
             self._draw()
@@ -129,8 +133,12 @@ class WatchingView(View):
     def html(self) -> str:
         """Return what changed as HTML, each change with its two sides."""
         if self.since is None:
-            return failure(self._error) if self._error is not None else _empty()
+            return failure(self._error) if self._error is not None else self._empty()
         return card(self.since)
+
+    def _empty(self) -> str:
+        hint = " Ask again when something may have changed." * self._live
+        return f'<div class="mnb-card mnb-unknown">{_NOTHING}{hint}</div>'
 
     def _on_again(self, _: Any) -> None:
         assert self._case is not None
@@ -192,9 +200,9 @@ class WatchingView(View):
 
 def card(since: Since, *, sides: bool = True) -> str:
     """Return what changed as a card, each change with its two sides unless that is not wanted."""
-    state = State.FINE if since.same else State.ODD
-    if since.new_causes:
-        state = STATES[since.after.diagnosis.verdict]
+    state = STATES[since.after.diagnosis.verdict]
+    if state is State.FINE and not since.same:
+        state = State.ODD
     moments = " → ".join(
         f"{case.facts.source.label}, {case.facts.now:%Y-%m-%d %H:%M:%S} UTC"
         for case in (since.before, since.after)
@@ -204,6 +212,7 @@ def card(since: Since, *, sides: bool = True) -> str:
         for found, state, word in (
             (since.new_causes, State.BROKEN, "new problem"),
             (since.gone_causes, State.FINE, "no problem any more"),
+            (since.kept_causes, State.BROKEN, "as before"),
         )
         for cause in found
     )
@@ -248,8 +257,10 @@ def sides(since: Since, change: Change) -> str:
 def _table(since: Since, frame: pd.DataFrame) -> str:
     times = [f"{case.facts.now:%H:%M:%S}" for case in (since.before, since.after)]
     titles = dict(zip(("before", "after"), times, strict=True))
+    empty = [name for name in frame if name not in titles and not any(frame[name].fillna(""))]
+    frame = frame.drop(columns=empty)
     shown = frame.rename(columns={side: f"{side} ({time})" for side, time in titles.items()})
-    return tables.table(shown, "side by side")
+    return tables.table(shown, "Side by side")
 
 
 def _with_sides(since: Since) -> list[tuple[int, Change]]:
@@ -262,10 +273,6 @@ def _with_sides(since: Since) -> list[tuple[int, Change]]:
 
 def _short(words: str) -> str:
     return words if len(words) <= 100 else f"{words[:99]}…"
-
-
-def _empty() -> str:
-    return f'<div class="mnb-card mnb-unknown">{_NOTHING}</div>'
 
 
 def _button(title: str, tooltip: str) -> ipywidgets.Button:

@@ -211,6 +211,7 @@ def test_a_cluster_that_refuses_everything_is_open_and_unknown(
     assert chooser.case is not None
     assert chooser.case.diagnosis.verdict == "unknown"
     assert "did not answer or refused" in shown(chooser)
+    assert "lacks permission to list" in shown(chooser)
 
 
 def test_a_cluster_that_nobody_answers_for_is_a_card(
@@ -281,21 +282,23 @@ def test_what_was_chosen_last_counts(kubeconfig: Callable[..., Served]) -> None:
 # --- Recording ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["recorded:subset-missing", "cluster"])
+@pytest.mark.parametrize("name", ["a file", "cluster"])
 def test_what_is_open_is_recorded_beside_the_notebook(
     name: str,
     kubeconfig: Callable[..., Served],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     served = kubeconfig()
+    if name == "a file":
+        name = str(unpacked() / "subset-missing")
+    monkeypatch.chdir(tmp_path)
     chooser = SourceChooser(name)
     before = len(served.requests)
     control(chooser, "Write a recording").click()
     assert len(served.requests) == before, "what was answered is not asked again"
     (path,) = tmp_path.iterdir()
-    assert re.fullmatch(r"meshnb-[a-z-]+-\d{8}-\d{6}\.zip", path.name)
+    assert re.fullmatch(r"meshnb-[\w.-]+-\d{8}-\d{6}\.zip", path.name)
     assert path.name in shown(chooser)
     assert " MB" in shown(chooser)
     assert "taken out: " in shown(chooser)
@@ -303,6 +306,10 @@ def test_what_is_open_is_recorded_beside_the_notebook(
     assert set(recorded.questions()) == set(chooser.facts.source.questions())
     control(chooser, "Write a recording").click()
     assert "exists already" in shown(chooser)
+
+
+def test_what_ships_with_meshnb_is_not_offered_to_be_recorded() -> None:
+    assert "Write a recording" not in labels(SourceChooser("recorded:healthy"))
 
 
 def test_nothing_is_recorded_while_nothing_is_open() -> None:

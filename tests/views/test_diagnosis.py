@@ -21,10 +21,10 @@ def test_the_card_begins_with_the_cause_and_what_mends_it() -> None:
         html.index(text)
         for text in (
             '<div class="mnb-first">VirtualService bookinfo/reviews sends all its',
+            "42 failures since 02:49:57 UTC: 503 NC from reviews.bookinfo:9080",
             "<code>kubectl -n bookinfo edit virtualservice reviews</code>",
             "A subset is a cluster of its own.",
             "access_log, from LOG bookinfo/client istio-proxy and 1 more (42 rows)",
-            "42 failures since 02:49:57 UTC",
             "A, invalid control plane configuration",
             "checks passed",
         )

@@ -46,6 +46,15 @@ def test_clicking_the_obvious_way_shows_what_run_all_prints(guide: str) -> None:
     assert view.walk.page.verdict in view.verdicts()
 
 
+def test_behind_the_cause_nothing_is_the_obvious_way_on() -> None:
+    view = _view("triage")
+    assert view.walk is not None
+    view.stand(view.walk.finish())
+    assert view.walk.page.causes
+    assert labels(view)[-2:] == ["Look closer: invalid control plane configuration", "Back"]
+    assert not control(view, "Look closer").button_style
+
+
 @pytest.mark.parametrize("guide", list(RECORDING))
 def test_the_static_form_holds_the_verdict_as_html_and_as_text(guide: str) -> None:
     view = _view(guide)
@@ -157,7 +166,7 @@ def test_every_region_that_scrolls_is_named_and_in_the_order_of_focus(guide: str
     for after in _view(guide).html().split('class="mnb-scroll"')[1:]:
         attributes = after.partition(">")[0]
         assert 'tabindex="0"' in attributes
-        assert 'role="region"' in attributes
+        assert 'role="group"' in attributes
         assert 'aria-label=""' not in attributes
         assert "aria-label=" in attributes
 

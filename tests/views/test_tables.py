@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
+from meshnb.guides.base import Excerpt
 from meshnb.tables import TABLES
 from meshnb.views import TablesView, TableView, requests_over_time
-from meshnb.views.tables import MOST, table
+from meshnb.views.tables import MOST, excerpt, table
 from tests.conftest import facts_of
 from tests.widgets import control, shown
 
@@ -69,6 +70,31 @@ def test_a_cell_of_a_megabyte_is_cut_and_counted() -> None:
     html = table(pd.DataFrame({"spec": ["x" * 1_000_000]}))
     assert "(1000000 characters)" in html
     assert len(html) < 2_000
+
+
+def test_what_all_rows_have_in_common_is_said_once_above_them() -> None:
+    """So that the columns that differ are in sight."""
+    rows = pd.DataFrame(
+        {"proxy": ["a", "b", "c"], "code": [503, 503, 503], "host": ["<x>", "<x>", "<x>"]}
+    )
+    drawn = excerpt(Excerpt("log", rows, 3))
+    assert "the same in each: code <strong>503</strong> · host <strong>&lt;x&gt;</strong>" in drawn
+    assert "<td>503" not in drawn
+    assert drawn.count('scope="col"') == 1
+    few = excerpt(Excerpt("log", rows.head(2), 2))
+    assert few.count('scope="col"') == 3
+
+
+def test_rows_that_differ_in_a_single_column_do_not_fill_the_screen() -> None:
+    rows = pd.DataFrame({"code": [503] * 12, "second": range(12)})
+    drawn = excerpt(Excerpt("log", rows, 40))
+    assert "log · 4 of 40 rows" in drawn
+    assert drawn.count("<tr>") == 1 + 4
+
+
+def test_the_name_of_a_pod_stands_in_one_line() -> None:
+    html = table(pd.DataFrame({"proxy": ["productpage-v1-5556f46c94-ctk54.bookinfo"]}))
+    assert '<td class="mnb-whole">' in html
 
 
 def test_numbers_stand_to_the_right() -> None:

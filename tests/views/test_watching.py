@@ -39,7 +39,7 @@ def _between(one: str, other: str) -> WatchingView:
 def test_new_problems_come_first_then_what_changed() -> None:
     view = _between("healthy", "subset-missing")
     lines = view.verdict().splitlines()
-    assert lines[0] == "2 changes; the verdict is problem, it was healthy."
+    assert lines[0] == "2 changes: all was well, and now there is a problem."
     assert lines[1].startswith("New problem: VirtualService bookinfo/reviews sends all")
     assert lines[2].startswith("VirtualService bookinfo/reviews: spec.http[0]")
     assert lines[3].startswith("routes 80 and 9080 of 6 proxies now point to subset v3")
@@ -49,16 +49,24 @@ def test_new_problems_come_first_then_what_changed() -> None:
 
 def test_a_problem_that_is_gone_says_so() -> None:
     view = _between("subset-missing", "healthy")
-    assert "the verdict is healthy, it was problem" in view.verdict()
+    assert "there was a problem, and now all is well" in view.verdict()
     assert "No problem any more: VirtualService bookinfo/reviews" in view.verdict()
     assert "no problem any more" in view.html()
 
 
 def test_one_moment_twice_is_no_change() -> None:
     view = _between("healthy", "healthy")
-    assert view.verdict() == "Nothing changed; the verdict is healthy, as before."
+    assert view.verdict() == "Nothing changed: all is well, as before."
     assert view.since is not None
     assert view.since.same
+
+
+def test_a_problem_that_stays_is_said_though_nothing_changed() -> None:
+    view = _between("subset-missing", "subset-missing")
+    first, second = view.verdict().splitlines()
+    assert first == "Nothing changed: there is a problem, as before."
+    assert second.startswith("As before: VirtualService bookinfo/reviews sends all")
+    assert 'class="mnb-card mnb-broken" aria-label="What changed"' in view.html()
 
 
 def test_both_sides_of_one_change_stand_beside_each_other() -> None:
@@ -136,7 +144,15 @@ def test_a_live_cluster_is_asked_again_and_nothing_changed(served: Served) -> No
     control(view, "Ask again").click()
     assert view.since is not None
     assert view.since.after.facts is not chooser.facts
-    assert view.verdict() == "Nothing changed; the verdict is healthy, as before."
+    assert view.verdict() == "Nothing changed: all is well, as before."
+
+
+def test_a_live_cluster_is_not_compared_with_what_a_notebook_had_named(served: Served) -> None:
+    """A recording of long ago, perhaps of another mesh, says nothing about what changed in it."""
+    view = WatchingView(SourceChooser("cluster"), "recorded:subset-missing")
+    assert view.since is None
+    assert control(view, "Compare with").value is None
+    assert "Ask again when something may have changed." in shown(view)
 
 
 def test_a_live_cluster_says_what_its_recording_says(served: Served) -> None:

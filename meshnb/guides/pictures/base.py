@@ -153,6 +153,8 @@ class Link:
     title: str
     detail: str
     state: State
+    #: what becomes of it there, where the word of the state does not say it
+    word: str = ""
 
 
 @dataclass(frozen=True, slots=True)
