@@ -19,6 +19,8 @@ from meshnb.checks import (
     Verdict,
     run,
 )
+from meshnb.checks.changes import changed_at_end
+from meshnb.checks.merging import merge
 from meshnb.sources import Manifests
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts, Gap
@@ -35,6 +37,8 @@ _SEVERITIES = {
 SURE = 0.5
 #: So sure is a finding still whose check could not see all that it looked at.
 HALF_SEEN = 0.8
+#: What leaves no line in a log weighs less than a failure that was seen.
+STATE_WEIGHT = 0.5
 #: So many failures that nothing explains are more than an accident.
 UNEXPLAINED = 3
 
@@ -103,6 +107,28 @@ class RankedCause:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """A symptom that is over, and what was changed when it ended."""
+
+    symptom: Symptom
+    #: objects with the time of their change, the last first
+    changes: tuple[tuple[datetime, Subject], ...]
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when the same works again."""
+        return self.symptom.over_since
+
+    @property
+    def message(self) -> str:
+        """What it was, since when it is over, and what was changed then."""
+        since = f"{self.since:%H:%M:%S}" if self.since is not None else "then"
+        then = " and ".join(f"{subject} ({when:%H:%M:%S})" for when, subject in self.changes)
+        why = f"; changed then: {then}" if then else ""
+        return f"{self.symptom.count}x {self.symptom.message}: over since {since} UTC{why}"
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What is wrong with a mesh, why we think so, and what we could not see."""
 
@@ -111,6 +137,8 @@ class Diagnosis:
     #: best first; those of severity info come last and are no problem
     causes: tuple[RankedCause, ...]
     outcomes: tuple[Outcome, ...]
+    #: what went wrong earlier and works again; the verdict is not about it
+    past: tuple[Past, ...] = ()
 
     @property
     def problems(self) -> tuple[RankedCause, ...]:
@@ -192,6 +220,21 @@ class Diagnosis:
                 }
                 for symptom in self.symptoms
             ],
+            "past": [
+                {
+                    "id": one.symptom.id,
+                    "kind": one.symptom.kind,
+                    "message": one.symptom.message,
+                    "count": one.symptom.count,
+                    "first_seen": _time(one.symptom.first_seen),
+                    "last_seen": _time(one.symptom.last_seen),
+                    "over_since": _time(one.since),
+                    "changed_then": [
+                        {"at": _time(when), **subject.to_json()} for when, subject in one.changes
+                    ],
+                }
+                for one in self.past
+            ],
             "causes": [self._cause(cause) for cause in self.causes],
             "ruled_out": [
                 {"code": outcome.check.code, "title": outcome.check.title}
@@ -258,11 +301,21 @@ def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
     """
     inputs = Inputs(facts)
     outcomes = tuple(run(inputs, _checks_for(facts) if checks is None else checks))
-    by_id = {symptom.id: symptom for symptom in inputs.symptoms}
-    found = _without_repetition(
-        _without_guesses(
-            [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
-        )
+    found, symptoms = _with_states(
+        _without_repetition(
+            _without_guesses(
+                [(outcome.check, finding) for outcome in outcomes for finding in outcome.findings]
+            )
+        ),
+        inputs.symptoms,
+        facts,
+    )
+    by_id = {symptom.id: symptom for symptom in symptoms}
+    found = merge(
+        found,
+        inputs.get("mesh"),
+        severity=_severity,
+        weight=lambda finding: _weight(finding.explains, by_id),
     )
     missing = {outcome.check.code: outcome.gaps for outcome in outcomes}
     noted = {
@@ -286,10 +339,18 @@ def diagnose(facts: Facts, checks: Iterable[Check] | None = None) -> Diagnosis:
     causes.sort(key=lambda cause: _order(cause, changed))
     return Diagnosis(
         facts=facts,
-        symptoms=inputs.symptoms,
+        symptoms=symptoms,
         causes=tuple(replace(cause, rank=rank) for rank, cause in enumerate(causes, start=1)),
         outcomes=outcomes,
+        past=tuple(
+            Past(symptom, tuple(changed_at_end(symptom, inputs.get("mesh"))))
+            for symptom in inputs.symptoms.past
+        ),
     )
+
+
+def _weight(names: Iterable[str], by_id: Mapping[str, Symptom]) -> float:
+    return sum(by_id[name].weight for name in names if name in by_id)
 
 
 def _order(cause: RankedCause, changed: Mapping[str, float]) -> tuple[float, ...]:
@@ -334,6 +395,33 @@ def _without_repetition(found: list[tuple[Check, Finding]]) -> list[tuple[Check,
         for check, finding in found
         if not check.lint or finding.subject not in blamed
     ]
+
+
+def _with_states(
+    found: list[tuple[Check, Finding]], symptoms: Symptoms, facts: Facts
+) -> tuple[list[tuple[Check, Finding]], Symptoms]:
+    """Make a symptom of each state that a finding shows and that nobody could log."""
+    told: list[tuple[Check, Finding]] = []
+    states: dict[str, Symptom] = {}
+    for check, finding in found:
+        if not finding.shows or finding.explains or _severity(check, finding) is Severity.INFO:
+            told.append((check, finding))
+            continue
+        number = len(symptoms) + len(states) + 1
+        first = next((one for one in finding.evidence if len(one.rows)), None)
+        state = Symptom(
+            kind="state",
+            message=finding.shows,
+            count=1,
+            table=first.table if first is not None else "",
+            rows=tuple(first.rows.index) if first is not None else (),
+            last_seen=facts.now,
+            weight=STATE_WEIGHT,
+            id=f"s{number}",
+        )
+        state = states.setdefault(state.message, state)
+        told.append((check, replace(finding, explains=(state.id,))))
+    return told, replace(symptoms, found=(*symptoms.found, *states.values()))
 
 
 def _changes(facts: Facts) -> dict[str, float]:

@@ -38,6 +38,7 @@ MNB720    what proxies have counted, where no log tells
 MNB750    start and end of pods with a sidecar
 MNB770    traffic that goes past a sidecar
 MNB800    protocols
+MNB820    ports declared as HTTP that are for something else
 MNB830    servers as their callers see them
 MNB850    limits
 MNB900    what ztunnels decide
@@ -111,6 +112,7 @@ from meshnb.checks import (
     load_balancing,
     mtls,
     multicluster,
+    opaque_ports,
     outbound,
     peer_authentication,
     policy_effects,
@@ -198,6 +200,7 @@ FAMILIES = (
     startup,
     capture,
     protocols,
+    opaque_ports,
     upstreams,
     limits,
     ambient,

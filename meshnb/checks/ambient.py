@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any
 
@@ -28,7 +29,9 @@ from meshnb.checks.base import (
     unseen,
     workload_of,
 )
+from meshnb.checks.changes import JUST_BEFORE
 from meshnb.symptoms import Symptom, Symptoms
+from meshnb.symptoms.base import REPEATED
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.conditions import http_only
@@ -109,7 +112,7 @@ def denied_by_ztunnel(
             evidence=(*symptom_rows(facts, [symptom, *ended]), config_rows(istio_config, *guilty)),
             related=tuple(subject_of(policy) for policy in guilty[1:]),
             explains=ids([symptom, *ended]),
-            severity=_meant(symptom, ztunnel_access_log, facts),
+            severity=_meant(symptom, ztunnel_access_log, facts, guilty),
         )
 
 
@@ -124,8 +127,19 @@ def _cut_off(symptom: Symptom, symptoms: Symptoms) -> list[Symptom]:
     ]
 
 
-def _meant(symptom: Symptom, log: pd.DataFrame, facts: Facts) -> Severity | None:
-    """Return INFO when a denial looks meant: others are served, and these callers never were."""
+def _meant(
+    symptom: Symptom, log: pd.DataFrame, facts: Facts, policies: Iterable[ConfigObject]
+) -> Severity | None:
+    """Return INFO when a denial looks meant: others are served, and these callers never were.
+
+    Not when a policy was changed right before: ztunnel logs connections as they end, so that its
+    log need not show whom it admitted until then.
+    """
+    first = symptom.first_seen
+    if first is not None and symptom.count >= REPEATED:
+        since = [first - policy.changed for policy in policies if not pd.isna(policy.changed)]
+        if any(timedelta(0) <= age <= JUST_BEFORE for age in since):
+            return None
     names = {(row.destination_namespace, row.destination_pod) for row in log.itertuples()}
     here = {key for key in names if str(key[1]).startswith(symptom.workload[1])}
     to_it = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import REPEATED
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
-from meshnb.tables.base import dig, items
+from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.mesh import Mesh, Pod, plain
 from meshnb.traces.rules import bound_gateways, route_hosts
 from meshnb.traces.tunnels.network_policies import admitted, let_out
@@ -48,12 +49,30 @@ def _refused(symptom: Symptom) -> bool:
 
 
 def _upstream_pods(symptom: Symptom, mesh: Mesh) -> list[Pod]:
-    """Return the pods that the failed requests went to; without an address, all of the host."""
-    addresses = {split_address(failure.upstream_host)[0] for failure in symptom.failures}
+    """Return the pods that the failed requests went to.
+
+    Without an address, or when its pod is gone, these are all of the host, or of its subset.
+    """
+    addresses = {split_address(failure.upstream_host)[0] for failure in symptom.failures} - {""}
     pods = [pod for pod in mesh.pods if pod.address in addresses and pod.running]
-    return pods or list(
-        dict.fromkeys(pod for port in mesh.ports(symptom.host) for pod in mesh.selected(port))
-    )
+    if pods:
+        return pods
+    labels = _subset_labels(symptom, mesh)
+    behind = dict.fromkeys(pod for port in mesh.ports(symptom.host) for pod in mesh.selected(port))
+    return [
+        pod for pod in behind if all(pod.labels.get(key) == value for key, value in labels.items())
+    ]
+
+
+def _subset_labels(symptom: Symptom, mesh: Mesh) -> Mapping[str, Any]:
+    """Return the labels of the subset that requests were sent to; none when it was the host."""
+    subset = symptom.cluster.split("|")[2] if symptom.cluster.count("|") == 3 else ""
+    for rule in mesh.of("DestinationRule") if subset else ():
+        host = mesh.fqdn(str(dig(rule.spec, "host", default="")), rule.namespace)
+        for one in items(rule.spec, "subsets") if host == symptom.host else ():
+            if dig(one, "name") == subset:
+                return mapping(one, "labels")
+    return {}
 
 
 def _bare(pods: list[Pod]) -> bool:
@@ -106,6 +125,7 @@ def application_not_listening(
         )
         offered = [Subject("Service", port.namespace, port.service) for port in front]
         undeclared = bool(offered and declared) and not set(wanted) & set(declared)
+        undeclared = undeclared and not (at_server and _was_open(wanted, symptom, facts))
         senders = and_list(map(str, offered)) or "its callers"
         refused = "its sidecar" if at_server else "its callers"
         where = edit(offered[0]) if offered else "the Service"
@@ -140,6 +160,15 @@ def application_not_listening(
             mechanism=f"Declared container ports: {and_list(map(str, declared)) or 'none'}. "
             "A declaration opens nothing; what counts is where the process listens.",
         )
+
+
+def _was_open(ports: list[int], symptom: Symptom, facts: Facts) -> bool:
+    """Whether a server was reached at one of these ports: then its Service is right to send there.
+
+    What containers declare opens no port, and closes none.
+    """
+    local = served_by(facts, symptom.reporters)["downstream_local_address"].dropna()
+    return any(split_address(str(address))[1] in ports for address in local.unique())
 
 
 #: A container's end and the failures that it makes are so near each other.
@@ -194,9 +223,25 @@ def application_ends_connections(
             severity=None
             if crashed or (symptom.count >= REPEATED and not rare)
             else Severity.INFO
-            if symptom.is_over or rare or goes_on_at_port(symptom, facts, mesh)
+            if symptom.is_over
+            or rare
+            or goes_on_at_port(symptom, facts, mesh)
+            or _overshadowed(symptom, symptoms)
             else Severity.WARNING,
         )
+
+
+def _overshadowed(symptom: Symptom, symptoms: Symptoms) -> bool:
+    """Whether something else goes wrong again and again where this went wrong once or twice.
+
+    Then it cannot be seen whether it would have gone on.
+    """
+    return symptom.count < REPEATED and any(
+        other.count >= REPEATED
+        and (other.host == symptom.host or other.workload == symptom.workload)
+        for other in symptoms
+        if other.kind == "request"
+    )
 
 
 def _scattered(symptom: Symptom) -> bool:
@@ -316,7 +361,11 @@ def application_too_slow(
         took = max(failure.duration_ms for failure in symptom.failures)
         if not pods and not owners:
             continue
-        tightened = bool(owners) and (not pods or owners[0] in changed_before(symptom, pods, mesh))
+        tightened = bool(owners) and (
+            not pods
+            or owners[0] in changed_before(symptom, pods, mesh)
+            or (bool(limits) and limits[0] < _HASTY_MS)
+        )
         subject = subject_of(owners[0]) if tightened else workload_of(pods[0])
         allowed = f"{limits[0]:g} ms" if limits else f"about {took:g} ms"
         if not limits and symptom.is_counted:
@@ -346,6 +395,8 @@ def application_too_slow(
         )
 
 
+#: A time-out that is shorter than this, in ms, was hardly meant: many a network is slower.
+_HASTY_MS = 100.0
 #: Without a word from the proxy, a connection that took so long, in ms, was never accepted.
 _CONNECT_TIMEOUT_MS = 5000.0
 

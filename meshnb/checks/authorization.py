@@ -23,20 +23,29 @@ from meshnb.checks.base import (
     subject_of,
     symptom_rows,
 )
-from meshnb.checks.misses import near_pods
+from meshnb.checks.misses import alike, near_pods
 from meshnb.checks.mtls import tls_settings
 from meshnb.checks.served import goes_on, served_before, served_by
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
-from meshnb.traces.conditions import Asked, Judgement, http_only, identities_of, judge
+from meshnb.traces.conditions import (
+    Asked,
+    Judgement,
+    http_only,
+    identities_of,
+    judge,
+    matches_path,
+)
 from meshnb.traces.failures import Failure
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod, plain
 from meshnb.traces.rules import rules_for_pod, target_references, workload_labels
 
 _POLICY = re.compile(r"ns\[([^\]]+)\]-policy\[([^\]]+)\]-rule\[(\d+)\]")
 _DENIED = "rbac_access_denied_matched_policy"
+#: A change is late when it came so long after most others.
+_LATE = pd.Timedelta("1min")
 #: In the name of a rule that istiod makes of a policy whose external server it does not know.
 BAD_CUSTOM = "bad-CUSTOM-action"
 
@@ -143,13 +152,18 @@ def where_of(symptoms: list[Symptom], mesh: Mesh) -> str:
     return and_list(f"{pod.namespace}/{pod.workload}" for pod in pods)
 
 
-def meant(symptoms: list[Symptom], facts: Facts) -> Severity | None:
+def meant(
+    symptoms: list[Symptom], facts: Facts, policy: ConfigObject | None = None
+) -> Severity | None:
     """Return INFO when a denial looks meant: others are served, and these callers never were.
 
     To turn somebody away is what policies are for. A caller who was served before and no longer is,
-    or a server that serves nobody at all, is another matter. Where the same request is served and
-    refused in turns, something tells the callers apart that the log does not show.
+    or a server that serves nobody at all, is another matter. So is a policy that was changed just
+    before the log begins, so that it cannot show whom it admitted then. Where the same request is
+    served and refused in turns, something tells the callers apart that the log does not show.
     """
+    if policy is not None and _changed_late(policy, symptoms, facts):
+        return None
     for symptom in symptoms:
         began = (
             symptom.worked_before
@@ -162,6 +176,23 @@ def meant(symptoms: list[Symptom], facts: Facts) -> Severity | None:
         if not len(served_by(facts, symptom.reporters)):
             return None
     return Severity.INFO
+
+
+def _changed_late(policy: ConfigObject, symptoms: list[Symptom], facts: Facts) -> bool:
+    """Whether a policy was changed when the log begins, long after most of the configuration."""
+    changed = facts["istio_config"]["changed"]
+    begun = facts["access_log"]["start_time"].min()
+    if pd.isna(policy.changed) or pd.isna(begun):
+        return False
+    return bool(
+        policy.changed - changed.median() > _LATE
+        and policy.changed > begun - _LATE
+        and all(one.first_seen is None or one.first_seen >= policy.changed for one in symptoms)
+        and not any(
+            2 * goes_on(facts, one, same_caller=one.side != "gateway") > one.count
+            for one in symptoms
+        )
+    )
 
 
 def words(rule: Any) -> str:
@@ -242,7 +273,7 @@ def denied_by_policy(
             ),
             related=_services(seen, mesh) if ignored else (),
             explains=ids(seen),
-            severity=None if ignored else meant(seen, facts),
+            severity=None if ignored else meant(seen, facts, policy),
             cause=None if policy is not None else Cause.DATA_PLANE_CONFIG,
         )
 
@@ -279,6 +310,7 @@ def allowed_by_no_policy(
     istio_config: pd.DataFrame,
     service_accounts: pd.DataFrame,
     access_log: pd.DataFrame,
+    rollouts: pd.DataFrame,
     facts: Facts,
 ) -> Iterator[Finding]:
     """Where ALLOW policies exist, one of their rules matches every caller.
@@ -305,6 +337,12 @@ def allowed_by_no_policy(
             caller = caller_of(failure, mesh, shows_tls=shows_tls)
             asked = asked_of(failure, caller, mesh, access_log)
             best = _nearest(server, asked, accounts, mesh)
+            if best is not None and not best.slip:
+                best = (
+                    _admitted_before(server, asked, caller, rollouts, mesh)
+                    or _misspelt(server, asked, access_log, mesh)
+                    or best
+                )
             if best is not None:
                 blamed.setdefault(best.policy, []).append((symptom, failure, caller, best))
     for policy, found in blamed.items():
@@ -320,7 +358,9 @@ def allowed_by_no_policy(
             f"Admit the caller with {edit(subject_of(policy))}.",
             evidence=(*symptom_rows(facts, seen), config_rows(istio_config, policy)),
             explains=ids(seen),
-            severity=None if any(best.slip for _, _, _, best in found) else meant(seen, facts),
+            severity=None
+            if any(best.slip for _, _, _, best in found)
+            else meant(seen, facts, policy),
             # What turns mutual TLS off is surer, where there is such a thing.
             certainty=0.4
             if all(best.admits for _, _, _, best in found)
@@ -358,6 +398,57 @@ def _nearest(server: Pod, asked: Asked, accounts: set[str], mesh: Mesh) -> _Near
             candidates.append(((0, 0, 0), _Nearest(policy, says, slip=True)))
     best = min(candidates, key=lambda entry: entry[0], default=None)
     return best[1] if best else None
+
+
+def _allowing(server: Pod, asked: Asked, mesh: Mesh) -> Iterator[tuple[ConfigObject, int, Any]]:
+    """Yield each rule that may admit what a server is asked for, with its policy and number."""
+    for policy in mesh.of("AuthorizationPolicy"):
+        if action(policy) == "ALLOW" and _holds(policy, server, asked, mesh):
+            for number, rule in enumerate(items(policy.spec, "rules")):
+                yield policy, number, rule
+
+
+def _admitted_before(
+    server: Pod, asked: Asked, caller: Caller, rollouts: pd.DataFrame, mesh: Mesh
+) -> _Nearest | None:
+    """Return the policy that admitted the caller's workload when it ran as another account."""
+    if caller.pod is None or not asked.identities:
+        return None
+    mine = rollouts[
+        (rollouts["namespace"] == caller.pod.namespace)
+        & (rollouts["workload"] == caller.pod.workload)
+        & (rollouts["service_account"] != (caller.pod.service_account or "default"))
+    ]
+    for account in mine["service_account"].dropna().unique():
+        before = Caller(replace(caller.pod, service_account=str(account)), caller.mutual)
+        known = replace(asked, identities=_identities(before, mesh))
+        for policy, number, rule in _allowing(server, known, mesh):
+            if judge(rule, known, ()).met:
+                says = (
+                    f"rule {number} admits account {account}, which earlier pods of "
+                    f"{caller.pod.namespace}/{caller.pod.workload} ran as"
+                )
+                return _Nearest(policy, says, slip=True)
+    return None
+
+
+def _misspelt(server: Pod, asked: Asked, log: pd.DataFrame, mesh: Mesh) -> _Nearest | None:
+    """Return the policy that would admit a request but for a path that nobody ever asks for."""
+    paths = set(log.loc[log["proxy"] == server.proxy, "path"].dropna().astype(str))
+    for policy, number, rule in _allowing(server, asked, mesh):
+        written = [
+            str(path)
+            for target in items(rule, "to")
+            for path in items(mapping(target, "operation"), "paths")
+        ]
+        if (
+            any(alike(asked.path, path) and path not in paths for path in written)
+            and not any(matches_path(path, asked.path) for path in written)
+            and len(judge(rule, asked, ()).misses) == 1
+        ):
+            says = f"rule {number} wants paths {and_list(written)}, and {asked.path} is nearly one"
+            return _Nearest(policy, says, slip=True)
+    return None
 
 
 def _holds(policy: ConfigObject, server: Pod, asked: Asked, mesh: Mesh) -> bool:

@@ -33,6 +33,7 @@ from meshnb.sources import ListQuestion, Manifests
 from meshnb.symptoms import READS, Symptom, Symptoms, find_symptoms
 from meshnb.symptoms.base import one_line
 from meshnb.tables import TABLES, Facts, Gap
+from meshnb.tables.base import ENDED, OUTSIDE
 from meshnb.tables.istio_config import gaps_of
 from meshnb.traces import TRACES
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod
@@ -153,6 +154,8 @@ class Finding:
     cause: Cause | None = None
     #: how surely it is at fault for what it explains, from 0 to 1
     certainty: float = 1.0
+    #: what goes wrong by it and leaves no line in any log, in words: a symptom in itself
+    shows: str = ""
     #: where in the subject it is, such as ``spec.http[0].route[0].destination.host``
     path: str = ""
     #: which of the messages of `istioctl analyze` that the check is the same as; see run
@@ -162,7 +165,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         """Keep what is read by people in one line, and commands that they copy harmless."""
-        for name in ("message", "remedy", "mechanism"):
+        for name in ("message", "remedy", "mechanism", "shows"):
             object.__setattr__(self, name, one_line(getattr(self, name)))
         object.__setattr__(self, "remedy", _COMMAND.sub(_harmless, self.remedy))
 
@@ -324,8 +327,9 @@ class Inputs:
         """
         for name in check.inputs:
             if name == "symptoms":
-                yield from self._symptom_gaps
-                yield from self.facts.gaps(*READS)
+                gaps = (*self._symptom_gaps, *self.facts.gaps(*READS))
+                told = "events" in check.inputs
+                yield from (gap for gap in gaps if told or not _of_events(gap))
             elif name != "mesh" and (name != "istio_config" or "mesh" not in check.inputs):
                 yield from self.facts.gaps(*_tables_of(name))
 
@@ -334,6 +338,15 @@ class Inputs:
         """The symptoms of the source."""
         found: Symptoms = self.get("symptoms")
         return found
+
+
+def _of_events(gap: Gap) -> bool:
+    """Whether a gap is about pods that could not be made, which only checks of events judge.
+
+    The others could at most explain one more symptom.
+    """
+    words = re.split(r"[ ./]", gap.question.lower())
+    return words[0] == "list" and bool({"events", "replicasets"} & set(words))
 
 
 def run(inputs: Inputs, checks: Iterable[Check]) -> Iterator[Outcome]:
@@ -357,8 +370,15 @@ def run(inputs: Inputs, checks: Iterable[Check]) -> Iterator[Outcome]:
             reason = one_line(f"{type(error).__name__}: {error}")
             yield Outcome(one, Verdict.BROKEN, because=reason)
             continue
-        gaps = tuple(dict.fromkeys((*inputs.gaps(one), *missing)))
-        damage = inputs.facts.source.damage
+        gaps = tuple(
+            gap
+            for gap in dict.fromkeys((*inputs.gaps(one), *missing))
+            if gap.state not in (OUTSIDE, ENDED)
+        )
+        source = inputs.facts.source
+        bounds = getattr(source, "bounds", ())
+        # What was left out by choice or permission is told gap by gap, where it matters.
+        damage = tuple(one for one in source.damage if one not in bounds)
         if any((item.severity or one.severity) is not Severity.INFO for item in findings):
             yield Outcome(one, Verdict.FAIL, findings, gaps=gaps)
         elif gaps or damage:
@@ -423,7 +443,7 @@ def unseen(facts: Facts, table: str, *resources: str) -> bool:
     missing = []
     for gap in facts.gaps(table):
         words = re.split(r"[ ./]", gap.question.lower())
-        if words[0] == "list" and not set(resources).isdisjoint(words):
+        if gap.state != OUTSIDE and words[0] == "list" and not set(resources).isdisjoint(words):
             missing.append(gap)
             facts.gap(gap.question, gap.state, gap.reason)
     asked = {q.resource for q in facts.source.questions() if isinstance(q, ListQuestion)}

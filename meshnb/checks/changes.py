@@ -7,7 +7,7 @@ soon as another check explains the same symptoms.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,7 @@ from meshnb.checks.base import (
     rows_of,
     subject_of,
     symptom_rows,
+    workload_of,
 )
 from meshnb.checks.routing import for_hosts
 from meshnb.symptoms import Symptom, Symptoms
@@ -36,6 +37,8 @@ from meshnb.traces.rules import bound_gateways, gateway_pods, route_hosts
 
 #: A change explains failures that begin within this time after it.
 JUST_BEFORE = timedelta(seconds=60)
+#: Proxies have taken a change over within this time; what still works then does not fail by it.
+IN_FORCE = timedelta(seconds=20)
 #: Clocks of the API server and of the nodes may differ by so much.
 CLOCKS = timedelta(seconds=3)
 #: So few failures are an accident.
@@ -73,6 +76,9 @@ def _in_time(changed: Any, symptom: Symptom) -> bool:
     first = symptom.first_seen
     if changed is None or first is None or not symptom.worked_before:
         return False
+    worked = symptom.worked_until
+    if worked is not None and worked - changed > IN_FORCE:
+        return False
     return bool(first - JUST_BEFORE <= changed <= first + CLOCKS)
 
 
@@ -84,19 +90,54 @@ def changed_before(symptom: Symptom, pods: list[Pod], mesh: Mesh) -> list[Config
     """
     if any(_in_time(pod.created, symptom) for pod in pods):
         return []
-    concerned = {pod.proxy for pod in pods} | set(symptom.reporters) | set(symptom.callers)
-    found = []
-    for item in mesh.objects:
-        if not _in_time(item.changed, symptom):
-            continue
-        about_host = item.kind in _BY_HOST and for_hosts(symptom, _hosts(item, mesh))
-        about_pods = item.kind in _BY_WORKLOAD and any(
-            pod.proxy in concerned for pod in mesh.workload_selected(item)
-        )
-        about_gateway = symptom.side == "gateway" and bool(_gateway_proxies(item, mesh) & concerned)
-        if about_host or about_pods or about_gateway:
-            found.append(item)
+    found = [
+        item
+        for item in mesh.objects
+        if _in_time(item.changed, symptom) and _concerns(item, symptom, pods, mesh)
+    ]
     return sorted(found, key=lambda item: item.changed, reverse=True)
+
+
+def _concerns(item: ConfigObject, symptom: Symptom, pods: list[Pod], mesh: Mesh) -> bool:
+    """Whether an object is about the host of a symptom, or about the pods that show it."""
+    concerned = {pod.proxy for pod in pods} | set(symptom.reporters) | set(symptom.callers)
+    about_host = item.kind in _BY_HOST and for_hosts(symptom, _hosts(item, mesh))
+    about_pods = item.kind in _BY_WORKLOAD and any(
+        pod.proxy in concerned for pod in mesh.workload_selected(item)
+    )
+    about_gateway = symptom.side == "gateway" and bool(_gateway_proxies(item, mesh) & concerned)
+    return about_host or about_pods or about_gateway
+
+
+def changed_at_end(symptom: Symptom, mesh: Mesh) -> list[tuple[datetime, Subject]]:
+    """Return what was changed when a symptom that is over ended, with the time, the last first.
+
+    Objects about its host or pods, its Service, and workloads whose pods were made then. An object
+    that was deleted is not seen any more.
+    """
+    last, over = symptom.last_seen, symptom.over_since
+    if last is None or over is None:
+        return []
+    pods = _upstream(symptom, mesh)
+    changes: list[tuple[Any, Subject]] = [
+        (item.changed, subject_of(item))
+        for item in mesh.objects
+        if _concerns(item, symptom, pods, mesh)
+    ]
+    changes += [
+        (port.changed, Subject("Service", port.namespace, port.service))
+        for port in mesh.services
+        if _in_front(port, symptom, mesh)
+    ]
+    changes += [(pod.created, workload_of(pod)) for pod in pods]
+    found = {
+        subject: when.to_pydatetime() if isinstance(when, pd.Timestamp) else when
+        for when, subject in changes
+        if when is not None and last - JUST_BEFORE <= when <= over + CLOCKS
+    }
+    return sorted(((when, subject) for subject, when in found.items()), key=lambda one: one[0])[
+        ::-1
+    ]
 
 
 def _gateway_proxies(item: ConfigObject, mesh: Mesh) -> set[str]:

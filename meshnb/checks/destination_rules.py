@@ -34,6 +34,7 @@ from meshnb.checks.routing import (
 )
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import REPEATED
+from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items, mapping
 from meshnb.traces.mesh import ConfigObject, Mesh, oldest
@@ -274,8 +275,9 @@ def rule_without_effect(
             continue
         first = older.setdefault((rule.namespace, host), rule)
         reason = (
-            _unknown(host, rule, mesh)
+            _unknown(host, rule, mesh, access_log)
             or _out_of_sight(host, rule, mesh, access_log)
+            or _preceded(host, rule, mesh)
             or (_overruled(first, rule) if first is not rule else None)
             or _unused(host, rule, used)
         )
@@ -298,9 +300,11 @@ def rule_without_effect(
 _Reason = tuple[str, str, Severity | None]
 
 
-def _unknown(host: str, rule: ConfigObject, mesh: Mesh) -> _Reason | None:
+def _unknown(host: str, rule: ConfigObject, mesh: Mesh, access_log: pd.DataFrame) -> _Reason | None:
     if "*" in host or mesh.known_host(host):
         return None
+    if host in {split_address(str(one))[0] for one in access_log["authority"].dropna().unique()}:
+        return None  # somebody calls it so: why it is not registered, other checks say
     short = host.partition(".")[0]
     meant = sorted({port.host for port in mesh.services if port.service == short})
     meant = meant or get_close_matches(host, mesh.hosts, n=1, cutoff=0.85)
@@ -331,6 +335,33 @@ def _out_of_sight(
     )
     command = f"`kubectl -n {rule.namespace} get destinationrule {rule.name} -o yaml`"
     return words, f"Move it to {owners[0]}: {command}.", None
+
+
+def _preceded(host: str, rule: ConfigObject, mesh: Mesh) -> _Reason | None:
+    """Tell of a rule in the root namespace for a host whose own namespace has one as well.
+
+    A proxy takes the first that it finds: in its own namespace, in the Service's, in the root's.
+    """
+    owners = [one for one in host_namespaces(host, mesh) if one != rule.namespace]
+    if "*" in host or rule.namespace != mesh.root_namespace or not owners:
+        return None
+    nearer = [
+        one
+        for one in mesh.of("DestinationRule")
+        if one.namespace in owners
+        and rule_host(one, mesh) == host
+        and not mapping(one.spec, "workloadSelector")
+        and items(one.spec, "exportTo") in ([], ["*"])
+    ]
+    if not nearer or rule.namespace in host_namespaces(host, mesh):
+        return None
+    # Who changed the one without effect last expects something of it.
+    expected = rule.changed > max(one.changed for one in nearer)
+    return (
+        f"{nearer[0]} in the Service's own namespace comes before it",
+        f"Merge the two with {edit(subject_of(nearer[0]))}, and delete one.",
+        None if expected else Severity.INFO,
+    )
 
 
 def _overruled(first: ConfigObject, rule: ConfigObject) -> _Reason | None:

@@ -405,3 +405,69 @@ def _automatic(text: str) -> bool:
     except ValueError:
         return False
     return any(address in network for network in _AUTOMATIC)
+
+
+@check("MNB240", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+def plain_text_to_port_of_tls(
+    mesh: Mesh,
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    access_log: pd.DataFrame,
+    facts: Facts,
+) -> Iterator[Finding]:
+    """Every external host that is asked in plain HTTP at its port for HTTPS gets TLS on the way.
+
+    A ServiceEntry may send HTTP to port 443 of a host. Then a DestinationRule has to make the
+    proxies begin TLS (Istio: tasks/traffic-management/egress/egress-tls-origination). Without it
+    the host gets plain text where it expects a handshake, and answers 400 or hangs up.
+    """
+    if unseen(facts, "istio_config", "destinationrules"):
+        return
+    for entry in mesh.of("ServiceEntry"):
+        for number in _to_tls(entry):
+            for host in map(str, items(entry.spec, "hosts")):
+                asked = access_log[
+                    (access_log["cluster"] == f"outbound|{number}||{host}").fillna(False)
+                ]
+                namespaces = sorted(asked["namespace"].dropna().unique())
+                rules = [rule for one in namespaces for rule in rules_for(host, one, mesh)]
+                last = asked.sort_values("start_time")["response_code"].tail(REPEATED)
+                in_vain = len(last) == REPEATED and bool((last.fillna(0) >= 400).all())
+                if not in_vain or any(_begins_tls_to(rule, number) for rule in rules):
+                    continue
+                seen = [s for s in symptoms if s.host == host and s.side in ("client", "gateway")]
+                yield Finding(
+                    subject_of(entry),
+                    f"{entry} sends plain HTTP for {host}:{number} to a port for HTTPS, and no "
+                    "DestinationRule makes the proxies begin TLS: its answers are "
+                    f"{and_list(sorted({str(code) for code in last.dropna()}))}.",
+                    f"Begin TLS (trafficPolicy.tls, mode SIMPLE) in a DestinationRule for {host}, "
+                    f"or correct targetPort with {edit(subject_of(entry))}.",
+                    evidence=(
+                        *symptom_rows(facts, seen),
+                        Evidence.of(access_log, asked.index),
+                        config_rows(istio_config, entry),
+                    ),
+                    explains=ids(seen),
+                    certainty=0.8,
+                )
+
+
+def _to_tls(entry: ConfigObject) -> Iterator[int]:
+    """Yield the ports of a ServiceEntry for HTTP that lead to port 443."""
+    for port in items(entry.spec, "ports"):
+        number = dig(port, "number")
+        there = {
+            dig(one, "ports", str(dig(port, "name"))) for one in items(entry.spec, "endpoints")
+        }
+        targets = {dig(port, "targetPort", default=number)} if there <= {None} else there
+        in_plain = str(dig(port, "protocol")).upper() in _HTTP
+        if in_plain and 443 in targets and isinstance(number, int):
+            yield number
+
+
+def _begins_tls_to(rule: ConfigObject, port: int) -> bool:
+    return any(
+        setting.mode in ("SIMPLE", "MUTUAL") and setting.is_for(port)
+        for setting in tls_settings(rule)
+    )

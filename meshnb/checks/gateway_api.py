@@ -6,7 +6,7 @@ Codes MNB350 to MNB399.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -30,6 +30,7 @@ from meshnb.checks.base import (
     unseen,
     workload_in,
 )
+from meshnb.checks.misses import misspelt_path
 from meshnb.checks.routing import latest, nearly
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import REPEATED
@@ -309,6 +310,7 @@ def gateway_not_deployed(
             remedy,
             evidence=(config_rows(istio_config, gateway), Evidence.of(workloads, made.index)),
             related=(subject_of(gateway),) if len(made) else (),
+            shows=f"nobody listens at {gateway}",
             cause=Cause.DATA_PLANE if len(made) else None,
         )
 
@@ -356,7 +358,9 @@ def request_without_route(
             continue  # why its route does not get there, other checks say
         close = nearly(asked, named)
         worked = symptom.worked_before or (
-            (symptom.count >= REPEATED and bool(close)) or _never_answered(symptom, access_log)
+            (symptom.count >= REPEATED and bool(close))
+            or _never_answered(symptom, access_log)
+            or misspelt_path(symptom, _paths(fitting), access_log)
         )
         if not bound or not worked or not (fitting or close):
             continue
@@ -380,6 +384,14 @@ def request_without_route(
             explains=ids([symptom]),
             certainty=0.7,
         )
+
+
+def _paths(routes: Iterable[ConfigObject]) -> Iterator[str]:
+    for route in routes:
+        for rule in items(route.spec, "rules"):
+            for match in items(rule, "matches"):
+                if isinstance(path := dig(match, "path", "value"), str):
+                    yield path
 
 
 def _left_out(

@@ -206,6 +206,7 @@ def privileged_port(
             ),
             related=(gateway,) if newer else tuple(offered),
             explains=ids(seen),
+            shows=f"nobody listens on port {server.port} of {and_list(proxies)}",
         )
 
 

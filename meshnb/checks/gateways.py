@@ -11,6 +11,7 @@ from difflib import get_close_matches
 import pandas as pd
 
 from meshnb.checks.base import (
+    STARTUP,
     Cause,
     Evidence,
     Finding,
@@ -21,12 +22,14 @@ from meshnb.checks.base import (
     config_rows,
     edit,
     ids,
+    restart,
     rows_of,
     start,
     subject_of,
     symptom_rows,
     unseen,
     workload_in,
+    workload_of,
 )
 from meshnb.checks.routing import GATEWAY_GROUP, for_hosts, latest, serves
 from meshnb.symptoms import Symptom, Symptoms
@@ -147,6 +150,7 @@ def gateway_without_pods(
             ),
             related=(subject_of(gateway),) if len(stopped) else (),
             explains=ids(seen),
+            shows=f"no gateway pod listens on port {and_list(ports)} for {and_list(hosts)}",
             cause=Cause.DATA_PLANE if len(stopped) else None,
         )
 
@@ -323,6 +327,8 @@ def gateway_certificate_missing(
                     ),
                     related=(other,),
                     explains=ids(seen),
+                    shows=f"TLS handshakes for {and_list(server.hosts())} at port {server.port} of "
+                    f"{and_list(proxies)} fail without a certificate",
                 )
 
 
@@ -366,13 +372,19 @@ def _kind(server: Server) -> str:
 
 @check("MNB305", Severity.WARNING, cause=Cause.DATA_PLANE)
 def gateway_port_not_exposed(
-    mesh: Mesh, istio_config: pd.DataFrame, services: pd.DataFrame
+    mesh: Mesh,
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    services: pd.DataFrame,
+    facts: Facts,
 ) -> Iterator[Finding]:
     """Every port of a Gateway is offered by a Service in front of its pods.
 
-    A listener that no Service leads to is open, but nobody reaches it from outside.
+    A listener that no Service leads to is open, but nobody reaches it from outside. Who asks for
+    its hosts at a port that is offered gets 404 (NR, route_not_found) there, or no connection.
     """
-    for server in servers(mesh):
+    every = servers(mesh)
+    for server in every:
         offered = in_front(server.pods, mesh)
         open_ports = {port.port for port in offered} | {mesh.target_port(port) for port in offered}
         declared = server.declared_port
@@ -383,17 +395,35 @@ def gateway_port_not_exposed(
         changed = offered[0].changed
         newer = changed is not None and changed > gateway.changed
         ports = and_list(sorted({str(port.port) for port in offered}))
+        seen = [symptom for symptom in symptoms if _asked_elsewhere(symptom, server, every)]
         yield Finding(
             front if newer else subject_of(gateway),
             f"{gateway} opens port {declared} ({server.path}.port), and no Service "
             f"in front of its pods leads to it: {front.namespace}/{front.name} has {ports}.",
             f"Add the port with {edit(front)}, or correct it with {edit(subject_of(gateway))}.",
             evidence=(
+                *symptom_rows(facts, seen),
                 config_rows(istio_config, gateway),
                 Evidence.of(rows_of(services, namespace=front.namespace, service=front.name)),
             ),
             related=(subject_of(gateway) if newer else front,),
+            explains=ids(seen),
+            shows=f"port {declared} of {gateway} cannot be reached from outside",
         )
+
+
+def _asked_elsewhere(symptom: Symptom, server: Server, every: list[Server]) -> bool:
+    """Whether requests for the hosts of a server were made at a port that has none for them."""
+    if symptom.side != "gateway" or "NR" not in symptom.flags or symptom.kind != "request":
+        return False
+    if not any(pod.proxy in symptom.reporters for pod in server.pods):
+        return False
+    for failure in symptom.failures:
+        host, port = split_address(failure.authority)[0], split_address(failure.local_address)[1]
+        there = [one for one in every if one.port == port and one.covers(host)]
+        if port in (None, server.port) or not server.covers(host) or there:
+            return False
+    return True
 
 
 @check("MNB306", Severity.WARNING, cause=Cause.DATA_PLANE)
@@ -433,7 +463,75 @@ def load_balancer_pending(
                     config_rows(istio_config, server.gateway),
                 ),
                 related=(subject_of(server.gateway),),
+                shows=f"{subject} has no address outside the cluster",
             )
+
+
+@check("MNB307", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
+def gateway_port_closed(
+    mesh: Mesh,
+    istio_config: pd.DataFrame,
+    services: pd.DataFrame,
+    listeners: pd.DataFrame,
+    proxy_status: pd.DataFrame,
+    facts: Facts,
+) -> Iterator[Finding]:
+    """Every port that a Gateway opens and a Service leads to has a listener on its proxies.
+
+    Connections to a port without a listener are refused before any proxy could log them: only
+    clients outside see it.
+    """
+    refused = set(proxy_status.loc[proxy_status["sync"].isin(["ERROR", "STALE"]), "proxy"])
+    listening: dict[str, set[int]] = {}
+    for proxy, port in zip(listeners["proxy"], listeners["port"], strict=True):
+        if plain(port) is not None:
+            listening.setdefault(str(proxy), set()).add(int(port))
+    every = servers(mesh)
+    for server in every:
+        offered = in_front(server.pods, mesh)
+        front = next(
+            (
+                one
+                for one in offered
+                if one.port == server.declared_port or mesh.target_port(one) == server.port
+            ),
+            None,
+        )
+        # A proxy that refuses its listeners, or is late, is another check's matter, and so are
+        # ports below 1024. Without a route, only a port for requests is opened: it answers 404.
+        closed = [
+            pod
+            for pod in server.pods
+            if pod.ready
+            and pod.proxy in listening
+            and pod.proxy not in refused
+            and server.port not in listening[pod.proxy]
+        ]
+        known = server.section == "http" and server.port is not None and server.port >= 1024
+        fresh = facts.now - server.gateway.changed < STARTUP
+        if front is None or not closed or not known or fresh:
+            continue
+        # Where the proxy serves other ports of Gateways, somebody may just be setting this one up.
+        wanted = {one.port for one in every if closed[0] in one.pods}
+        if not wanted.isdisjoint(listening[closed[0].proxy]):
+            continue
+        leading = Subject("Service", front.namespace, front.service)
+        workload = workload_of(closed[0])
+        yield Finding(
+            workload,
+            f"{server.gateway} opens port {server.declared_port} ({server.path}.port), {leading} "
+            f"leads there, and {and_list(pod.pod for pod in closed)} has no listener on port "
+            f"{server.port}, though it is in step with istiod.",
+            f"Read what istiod says of it with `istioctl proxy-config listeners {closed[0].pod} "
+            f"-n {closed[0].namespace}`, and restart it: {restart(workload)}.",
+            evidence=(
+                config_rows(istio_config, server.gateway),
+                Evidence.of(rows_of(services, namespace=front.namespace, service=front.service)),
+                Evidence.of(listeners, listeners.index[listeners["proxy"] == closed[0].proxy][:20]),
+            ),
+            related=(subject_of(server.gateway), leading),
+            shows=f"nobody listens on port {server.port} of {workload}",
+        )
 
 
 #: Reasons of Kubernetes' service controller, and its older ones.

@@ -91,6 +91,12 @@ def _not_understood(symptom: Symptom, hosts: set[str]) -> bool:
     )
 
 
+def without_sidecar(pods: list[Pod]) -> str:
+    """Return what is seen of pods that were meant to have a sidecar, which no log tells."""
+    running = [f"{pod.namespace}/{pod.pod}" for pod in pods if pod.running]
+    return f"{and_list(running)} outside the mesh, without a sidecar" if running else ""
+
+
 @check("MNB150", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
 def revision_without_webhook(
     mesh: Mesh,
@@ -147,6 +153,7 @@ def revision_without_webhook(
                 Evidence.of(there),
             ),
             explains=ids(seen),
+            shows=without_sidecar(lost),
         )
 
     labelled: dict[Subject, list[Pod]] = {}
@@ -167,6 +174,7 @@ def revision_without_webhook(
                 Evidence.of(pods, pods.index[pods["pod"].isin([pod.pod for pod in lost])]),
             ),
             explains=ids(seen),
+            shows=without_sidecar(lost),
         )
 
 
@@ -335,6 +343,7 @@ def pod_older_than_injection(
             f"Replace what was made too early: {restart(subject)}.",
             evidence=(*symptom_rows(facts, seen), Evidence.of(injection, rows.index)),
             explains=ids(seen),
+            shows=without_sidecar(late_pods),
             severity=Severity.ERROR if seen else None,
         )
 

@@ -270,6 +270,51 @@ def _discovered(namespace: str, mesh: Mesh) -> bool:
     return any(selects(one, labels) for one in selectors)
 
 
+@check("MNB137", Severity.ERROR, cause=Cause.CONTROL_PLANE_CONFIG)
+def namespace_not_discovered(
+    mesh: Mesh, symptoms: Symptoms, namespaces: pd.DataFrame, services: pd.DataFrame, facts: Facts
+) -> Iterator[Finding]:
+    """Every namespace with pods of the mesh is one that istiod looks at.
+
+    With discoverySelectors in MeshConfig, istiod knows the Services of the namespaces that they
+    choose by label, and of no other: proxies have no cluster and no route for the rest.
+    """
+    members: dict[str, list[Pod]] = {}
+    for pod in mesh.pods:
+        if pod.running and pod.in_mesh and not _discovered(pod.namespace, mesh):
+            members.setdefault(pod.namespace, []).append(pod)
+    for namespace, pods in members.items():
+        hosts = {port.host for port in mesh.services if port.namespace == namespace}
+        seen = [
+            s
+            for s in symptoms
+            if s.host in hosts
+            and s.side in ("client", "gateway")
+            and (bool({"NC", "NR", "UH"} & s.flags) or s.cluster in _UNKNOWN_CLUSTERS)
+        ]
+        subject = Subject("Namespace", "", namespace)
+        labels = dict(mesh.namespaces.get(namespace, {}))
+        have = and_list(f"{key}={value}" for key, value in labels.items() if "/" not in key)
+        chosen = mesh.settings.get("discoverySelectors", "")
+        yield Finding(
+            subject,
+            f"istiod does not look at namespace {namespace}, where {counted(len(pods), 'pod')} of "
+            f"the mesh run: discoverySelectors are {chosen}, its labels {have or 'are others'}.",
+            f"Give it the label that the selectors want: `kubectl label namespace {namespace} …`.",
+            evidence=(
+                *symptom_rows(facts, seen),
+                Evidence.of(rows_of(namespaces, namespace=namespace)),
+                Evidence.of(rows_of(services, namespace=namespace)),
+            ),
+            explains=ids(seen),
+            severity=None if seen else Severity.WARNING,
+        )
+
+
+#: The clusters of what a proxy does not know, and of nothing.
+_UNKNOWN_CLUSTERS = ("", "-", "PassthroughCluster", "BlackHoleCluster")
+
+
 @check("MNB133", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
 def mesh_settings_not_applied(
     mesh: Mesh, mesh_settings: pd.DataFrame, facts: Facts
@@ -426,14 +471,27 @@ def debug_pages_refused(mesh: Mesh, istiod_log: pd.DataFrame) -> Iterator[Findin
     )
 
 
-#: The oldest minor version of Kubernetes that a minor version of Istio supports, from the same
-#: page; later versions of Istio have dropped at least those.
-_KUBERNETES = {20: 25, 21: 26, 22: 27, 23: 27, 24: 28, 25: 29, 26: 29, 27: 29, 28: 30}
+#: The oldest minor version of Kubernetes that a minor version of Istio supports, by its
+#: page (https://istio.io/latest/docs/releases/supported-releases/, as of November 2026); later
+#: versions of Istio have dropped at least those.
+_KUBERNETES = {
+    20: 25,
+    21: 26,
+    22: 27,
+    23: 27,
+    24: 28,
+    25: 29,
+    26: 29,
+    27: 29,
+    28: 30,
+    29: 31,
+    30: 32,
+}
 
 
 @check("MNB136", Severity.WARNING, cause=Cause.CONTROL_PLANE_CONFIG)
 def kubernetes_too_old(
-    mesh: Mesh, versions: pd.DataFrame, nodes: pd.DataFrame
+    mesh: Mesh, versions: pd.DataFrame, nodes: pd.DataFrame, facts: Facts
 ) -> Iterator[Finding]:
     """Every cluster is of a version of Kubernetes that its Istio supports.
 
@@ -446,6 +504,13 @@ def kubernetes_too_old(
     if newest is None:
         return
     least = max((k for i, k in _KUBERNETES.items() if i <= newest), default=None)
+    if newest > max(_KUBERNETES):
+        facts.gap(
+            f"versions of Kubernetes for Istio 1.{newest}",
+            "not asked",
+            "what it supports is not known here; see "
+            "https://istio.io/latest/docs/releases/supported-releases/",
+        )
     for row in nodes.to_dict("records"):
         own = re.match(r"v?1\.(\d+)", str(plain(row["kubelet_version"]) or ""))
         if own is None or least is None or int(own[1]) >= least:

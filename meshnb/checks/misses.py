@@ -1,13 +1,17 @@
-"""What somebody meant who wrote a selector that matches nothing."""
+"""What somebody meant who wrote a selector or a path that matches nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import pandas as pd
+
 from meshnb.checks.base import and_list
+from meshnb.symptoms import Symptom
+from meshnb.symptoms.base import REPEATED
 from meshnb.traces.mesh import Mesh, Pod
 
 _NUMBER = re.compile(r"\d+")
@@ -20,6 +24,26 @@ def alike(one: str, other: str) -> bool:
     return _NUMBER.sub("", one) != _NUMBER.sub("", other) and bool(
         get_close_matches(one, [other], n=1, cutoff=ALIKE)
     )
+
+
+def misspelt_path(symptom: Symptom, written: Iterable[str], access_log: pd.DataFrame) -> bool:
+    """Whether the paths of failed requests are nearly those of routes that nobody ever asked for.
+
+    A gateway is asked for much that nobody meant to serve. What looks like a route's path again and
+    again, while nobody asks for that path itself, is what the route was meant for.
+    """
+    paths = {failure.path.partition("?")[0] for failure in symptom.failures}
+    if symptom.count < REPEATED:
+        return False
+    log = access_log[access_log["proxy"].isin(symptom.reporters)]
+    asked = tuple(str(path) for path in log["path"].dropna().unique())
+    routes = [one for one in written if len(one) > 1 and not any(a.startswith(one) for a in asked)]
+    return all(any(alike(_begin(path, one), one) for one in routes) for path in paths)
+
+
+def _begin(path: str, written: str) -> str:
+    """Return as many segments of a path as a written one has."""
+    return "/".join(path.split("/")[: written.count("/") + 1])
 
 
 def near_pods(mesh: Mesh, labels: Mapping[str, Any], namespace: str | None) -> list[Pod]:

@@ -244,7 +244,7 @@ def tls_to_plaintext_server(
         seen += [
             s
             for s in symptoms
-            if s.side == "server" and s.workload in workloads and "DPE" in s.flags
+            if s.side in ("server", "") and s.workload in workloads and "DPE" in s.flags
         ]
         bare = and_list(f"{pod.namespace}/{pod.workload}" for pod in servers if not pod.in_mesh)
         called_hosts = and_list(s.host for s in seen if s.host)
@@ -278,7 +278,18 @@ def _contradiction(
     for service in mesh.ports(rule_host(rule, mesh)):
         servers = [pod for pod in mesh.selected(service) if pod.ready]
         setting = next((one for one in settings if one.is_for(service.port)), None)
-        if not servers or setting is None or len(called(facts, [service.host], rule.changed)):
+        if not servers or setting is None:
+            continue
+        # Without a log that tells why, callers' proxies may say that no connection could be made.
+        seen = [
+            s
+            for s in symptoms
+            if s.lacks_reason
+            and s.side in ("client", "gateway")
+            and (s.host, s.port) == (service.host, service.port)
+            and _sent_by(s, rule, mesh)
+        ]
+        if not seen and len(called(facts, [service.host], rule.changed)):
             continue
         if setting.mode == "ISTIO_MUTUAL":
             wrong = not any(pod.in_mesh for pod in servers)
@@ -293,21 +304,17 @@ def _contradiction(
             )
             why = f"its port {service.port} is declared as {service.protocol}"
         if wrong:
-            # Without logs, callers may have counted that no connection could be made.
-            seen = [
+            workloads = {(pod.namespace, pod.workload) for pod in servers} if seen else set()
+            seen += [
                 s
                 for s in symptoms
-                if s.is_counted
-                and s.side in ("client", "gateway")
-                and (s.host, s.port) == (service.host, service.port)
-                and "UF" in s.flags
-                and _sent_by(s, rule, mesh)
+                if s.side in ("server", "") and s.workload in workloads and "DPE" in s.flags
             ]
             yield Finding(
                 subject_of(rule),
                 f"{rule} makes clients speak TLS ({setting.mode}, {setting.path}) to "
                 f"{service.host}, but {why}. "
-                + ("No log shows a call." if seen else "Nobody has called it so far."),
+                + ("No log tells more." if seen else "Nobody has called it so far."),
                 f"Take the tls block out with {edit(subject_of(rule))}.",
                 evidence=(*symptom_rows(facts, seen), config_rows(istio_config, rule)),
                 explains=ids(seen),
@@ -513,7 +520,7 @@ def tls_client_of_plaintext_port(
         servers = mesh.pods_of(symptom.reporters)
         ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
         said = any(map(spoke_tls, symptom.failures))
-        clients = _tls_clients(mesh, symptoms, servers, access_log) if said else []
+        clients = _tls_clients(mesh, symptoms, servers, access_log)
         strict = unseen(facts, "istio_config", "peerauthentications") or any(
             mesh.mtls_mode(pod, port)[0] == "STRICT" for pod in servers for port in ports
         )
@@ -541,10 +548,11 @@ def tls_client_of_plaintext_port(
             f"{s.port} ({s.port_name or 'unnamed'}, {s.protocol})" for s in front
         ) or and_list(map(str, sorted(port for port in ports if port is not None)))
         who = and_list(map(str, guilty)) or "A client"
+        at = f"port {declared} of " if declared else ""
         called_at = and_list(map(str, offered)) or and_list(symptom.reporters)
         yield Finding(
             subject,
-            f"{who} speaks TLS to port {declared} of {called_at}, which expects plain text: "
+            f"{who} speaks TLS to {at}{called_at}, which expects plain text: "
             f"{symptom.count} connections were cut off.",
             "Let the client call the port with http:// instead of https://, or declare the port as "
             "https and let the application serve TLS.",

@@ -25,6 +25,7 @@ from meshnb.checks.base import (
     subject_of,
     symptom_rows,
 )
+from meshnb.checks.misses import misspelt_path
 from meshnb.checks.routing import for_hosts, hosts_unseen, nearly
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.base import REPEATED
@@ -273,7 +274,11 @@ def no_route_matches(
             for s in symptoms
             if "NR" in s.flags
             and s.kind == "request"
-            and (s.worked_before or _nothing_works(s, access_log))
+            and (
+                s.worked_before
+                or _nothing_works(s, access_log)
+                or misspelt_path(s, _paths(routes), access_log)
+            )
             and for_hosts(s, reached_hosts(service, mesh))
             and _reaches(service, s, every, mesh)
         ]
@@ -291,14 +296,24 @@ def no_route_matches(
         )
 
 
+def _paths(routes: Iterable[Any]) -> Iterator[str]:
+    for route in routes:
+        for match in items(route, "match"):
+            for kind in ("exact", "prefix"):
+                if isinstance(path := dig(match, "uri", kind), str):
+                    yield path
+
+
 def _reaches(service: ConfigObject, symptom: Symptom, every: list[Server], mesh: Mesh) -> bool:
     """Whether the routes of a VirtualService are those of the proxies that report a symptom."""
     roots = [service, *delegating(service, mesh)]
     if symptom.side != "gateway":
         return any("mesh" in bound_gateways(root) for root in roots)
     hosts = {split_address(failure.authority)[0] for failure in symptom.failures}
+    ports = {split_address(failure.local_address)[1] for failure in symptom.failures}
     return any(
         f"{server.gateway.namespace}/{server.gateway.name}" in bound_gateways(root)
+        and (server.port in ports or None in ports)
         and any(pod.proxy in symptom.reporters for pod in server.pods)
         and any(server.covers(host, root.namespace) for host in hosts)
         and seen_by(root, server.pods, mesh)

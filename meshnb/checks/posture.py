@@ -31,15 +31,23 @@ from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
 from meshnb.traces.mesh import Mesh, Pod, plain
 
-#: When support of a minor version of Istio ended
-#: (https://istio.io/latest/docs/releases/supported-releases/).
+#: When support of a minor version of Istio ended (https://istio.io/latest/docs/releases/
+#: supported-releases/, as of November 2026).
 _SUPPORTED_UNTIL = {
     20: datetime(2024, 6, 25, tzinfo=UTC),
     21: datetime(2024, 9, 27, tzinfo=UTC),
     22: datetime(2025, 1, 16, tzinfo=UTC),
     23: datetime(2025, 4, 16, tzinfo=UTC),
     24: datetime(2025, 6, 19, tzinfo=UTC),
-    25: datetime(2025, 9, 22, tzinfo=UTC),
+    25: datetime(2025, 9, 30, tzinfo=UTC),
+    26: datetime(2025, 12, 22, tzinfo=UTC),
+    27: datetime(2026, 4, 7, tzinfo=UTC),
+    28: datetime(2026, 7, 1, tzinfo=UTC),
+}
+#: Until when the same page expects support at least, of versions whose end it does not tell yet.
+_SUPPORTED_AT_LEAST = {
+    29: datetime(2026, 8, 1, tzinfo=UTC),
+    30: datetime(2026, 11, 1, tzinfo=UTC),
 }
 _TAMPERING = frozenset({"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "ALL"})
 #: The Secret in which istiod keeps the root that it makes itself.
@@ -238,7 +246,17 @@ def release_out_of_support(mesh: Mesh, versions: pd.DataFrame, facts: Facts) -> 
             continue
         oldest = min(_SUPPORTED_UNTIL)
         until = _SUPPORTED_UNTIL.get(max(number, oldest))
-        if until is None or until > facts.now:
+        if until is None:
+            expected = _SUPPORTED_AT_LEAST.get(number)
+            if expected is None or expected <= facts.now:
+                facts.gap(
+                    f"support of Istio 1.{number}",
+                    "not asked",
+                    "when it ends is not known here; see "
+                    "https://istio.io/latest/docs/releases/supported-releases/",
+                )
+            continue
+        if until > facts.now:
             continue
         pod = next((p for p in mesh.pods if p.pod == row["istiod"]), None)
         subject = workload_of(pod) if pod else Subject("Pod", "", str(row["istiod"]))

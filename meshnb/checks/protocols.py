@@ -1,4 +1,4 @@
-"""Checks of declared protocols against what applications speak. Codes MNB800 to MNB829."""
+"""Checks of declared protocols against what applications speak. Codes MNB800 to MNB819."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def client_breaks_http(
     when nothing else was ever served there, the port is declared wrongly.
     """
     for symptom in symptoms:
-        if "DPE" not in symptom.flags:
+        if "DPE" not in symptom.flags or not symptom.side:
             continue
         if symptom.side == "server" and _meant_as_tls(symptom, symptoms, mesh):
             continue

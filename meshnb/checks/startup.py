@@ -38,8 +38,9 @@ Row = Mapping[Any, Any]
 _TOO_EARLY = "connection refused, or a name that cannot be resolved"
 
 
-def by_pod(containers: pd.DataFrame) -> Callable[[Pod], list[tuple[int, Row]]]:
+def by_pod(facts: Facts) -> Callable[[Pod], list[tuple[int, Row]]]:
     """Return a function that gives the rows of a pod's containers, each with its label."""
+    containers = facts["containers"]
     found: dict[tuple[str, str], list[tuple[int, Row]]] = {}
     for index, row in zip(containers.index.tolist(), containers.to_dict("records"), strict=True):
         found.setdefault((str(row["namespace"]), str(row["pod"])), []).append((index, row))
@@ -70,7 +71,7 @@ def job_never_completes(
     A sidecar among the ordinary containers runs on, and Kubernetes counts the pod as running. One
     that Kubernetes knows as a sidecar, an init container with restartPolicy Always, is stopped.
     """
-    rows_for = by_pod(containers)
+    rows_for = facts.once(by_pod)
     for pod in mesh.pods:
         if pod.workload_kind not in ("Job", "CronJob") or not pod.running or not pod.proxy:
             continue
@@ -96,6 +97,7 @@ def job_never_completes(
             ),
             related=(Subject("Pod", pod.namespace, pod.pod),),
             explains=ids(seen),
+            shows=f"{subject} is not complete although its application has ended",
         )
 
 
@@ -108,7 +110,7 @@ def traffic_rules_not_set(
     It needs NET_ADMIN and NET_RAW, and an iptables that fits the node's kernel. Without the rules
     the pod is not started.
     """
-    for subject, pods, rows in _init_failed(mesh, containers, "istio-init"):
+    for subject, pods, rows in _init_failed(mesh, facts, "istio-init"):
         log = facts["init_log"]
         said = log[
             (log["container"] == "istio-init")
@@ -142,10 +144,10 @@ def traffic_rules_not_set(
 
 
 def _init_failed(
-    mesh: Mesh, containers: pd.DataFrame, name: str
+    mesh: Mesh, facts: Facts, name: str
 ) -> Iterator[tuple[Subject, list[Pod], list[tuple[int, Row]]]]:
     """Yield the workloads in whose pods an init container of this name fails, with its rows."""
-    rows_for = by_pod(containers)
+    rows_for = facts.once(by_pod)
     found: dict[Subject, tuple[list[Pod], list[tuple[int, Row]]]] = {}
     for pod in mesh.pods:
         if not pod.running or pod.ready:
@@ -172,7 +174,7 @@ def made_before_cni_was_ready(
     With the plugin there is no istio-init; istio-validation looks whether the rules are there, and
     ends with 126 when they are not: the pod came before the plugin was ready on its node.
     """
-    for subject, stuck, rows in _init_failed(mesh, containers, "istio-validation"):
+    for subject, stuck, rows in _init_failed(mesh, facts, "istio-validation"):
         agents = _cni_agents(mesh)
         down = [pod for pod in agents if not pod.ready]
         blamed = workload_of(down[0]) if down else subject
@@ -249,7 +251,7 @@ def starts_before_its_proxy(
     istio-init sends all traffic to a proxy that does not run yet. Init containers behind it, and
     applications that start first, meet a refused connection.
     """
-    rows_for = by_pod(containers)
+    rows_for = facts.once(by_pod)
     found: dict[Subject, list[tuple[Pod, int, Row]]] = {}
     for pod in mesh.pods:
         if not pod.proxy or pod.mesh != "sidecar" or not pod.running:
@@ -299,7 +301,7 @@ def probe_meets_mutual_tls(
     The injector redirects probes to the agent, unless sidecar.istio.io/rewriteAppHTTPProbers says
     no. A probe that goes to the application's port is plain text, which a server with STRICT ends.
     """
-    rows_for = by_pod(containers)
+    rows_for = facts.once(by_pod)
     found: dict[Subject, list[tuple[Pod, int, int]]] = {}
     for pod in mesh.pods:
         if pod.mesh != "sidecar" or not pod.running:
@@ -375,7 +377,7 @@ def proxy_overloaded(
     A proxy that the kernel kills for its memory ends all its connections. One whose overload
     manager acts answers 503 with the details overload. Without a Sidecar it holds the whole mesh.
     """
-    rows_for = by_pod(containers)
+    rows_for = facts.once(by_pod)
     killed: dict[Subject, list[tuple[Pod, int, Row]]] = {}
     for pod in mesh.pods:
         if not pod.proxy or not pod.running:
@@ -455,7 +457,7 @@ def probe_fails_behind_agent(
     The agent asks on the kubelet's behalf, over HTTP/1.1, with the probe's own timeout. An
     application that fails its liveness probe so is restarted again and again.
     """
-    rows_for = by_pod(containers)
+    rows_for = facts.once(by_pod)
     found: dict[Subject, list[tuple[Pod, int, str]]] = {}
     by_name = {(pod.namespace, pod.pod): pod for pod in mesh.pods if pod.mesh == "sidecar"}
     chosen = events[

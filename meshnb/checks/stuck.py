@@ -51,9 +51,10 @@ def cut_off_proxies(mesh: Mesh, proxy_status: pd.DataFrame, facts: Facts) -> lis
     serving = {pod.pod for pod in mesh.pods if pod.mesh == "istiod" and pod.ready}
     told = bool(connected) and serving <= set(proxy_status["istiod"])
     containers = facts["containers"]
-    waiting = containers[
+    waiting = containers.loc[
         (containers["container"] == "istio-proxy")
-        & (containers["ready"] == False).fillna(False).astype(bool)  # noqa: E712  NA is not False
+        & (containers["ready"] == False).fillna(False).astype(bool),  # noqa: E712  NA is not False
+        ["namespace", "pod"],
     ]
     unready = set(zip(waiting["namespace"], waiting["pod"], strict=True))
     return [

@@ -27,6 +27,7 @@ from meshnb.checks.base import (
     starting,
     subject_of,
     symptom_rows,
+    unseen,
     workload_of,
 )
 from meshnb.checks.stuck import complaint, waiting_for
@@ -188,7 +189,7 @@ def proxy_disconnected(
             continue
         if starting(pod, facts):
             continue
-        if astray(pod, proxies, mesh) is not None:
+        if astray(pod, proxies, mesh, facts) is not None:
             continue
         seen = waiting_for([pod], mesh, symptoms)
         complaints = proxy_log[
@@ -279,10 +280,11 @@ def configuration_late(
         )
 
 
-def astray(pod: Pod, proxies: pd.DataFrame, mesh: Mesh) -> str | None:
+def astray(pod: Pod, proxies: pd.DataFrame, mesh: Mesh, facts: Facts) -> str | None:
     """Return the host that a proxy takes for its istiod, when no Service has that name."""
-    rows = proxies[(proxies["proxy"] == pod.proxy).fillna(False).astype(bool)]
-    address = plain(rows["discovery_address"].iloc[0]) if len(rows) else None
+    own = (proxies["proxy"] == pod.proxy).fillna(False).astype(bool)
+    addresses = proxies.loc[own, "discovery_address"]
+    address = plain(addresses.iloc[0]) if len(addresses) else None
     if not address:
         return None
     host = split_address(str(address))[0]
@@ -292,7 +294,7 @@ def astray(pod: Pod, proxies: pd.DataFrame, mesh: Mesh) -> str | None:
     short = host.removesuffix(".").removesuffix(f".{CLUSTER_DOMAIN}").removesuffix(".svc")
     if short in names or short.count(".") != 1 or host.replace(".", "").isdigit():
         return None
-    return host
+    return None if unseen(facts, "services", "services") else host
 
 
 @check("MNB604", Severity.ERROR, cause=Cause.DATA_PLANE_CONFIG)
@@ -309,7 +311,7 @@ def discovery_address_unknown(
     for pod in mesh.pods:
         if not pod.proxy or not pod.running:
             continue
-        host = astray(pod, proxies, mesh)
+        host = astray(pod, proxies, mesh, facts)
         if host is not None:
             by_workload.setdefault(workload_of(pod), []).append((pod, host))
     names = {f"{service.service}.{service.namespace}.svc" for service in mesh.services}

@@ -37,6 +37,8 @@ from meshnb.traces.rules import bound_gateways, gateway_pods, route_hosts
 _NOT_FETCHED = re.compile(r"fetch.*(?:jwks|public key)|jwks fetch failed", re.IGNORECASE)
 #: What a proxy says of a token when it is the keys that are at fault.
 _KEYS = re.compile(r"Jwks|verification_fails")
+#: What a proxy says of a token that no rule is for, whatever its keys.
+_UNTRUSTED = re.compile(r"issuer_is_not_configured|Audiences_in_Jwt_are_not_allowed")
 _CLAIMS = "@request.auth.claims"
 
 
@@ -125,8 +127,11 @@ def token_refused(
                 )
             ),
             explains=ids([symptom]),
-            severity=None if keys or changed else meant([symptom], facts),
-            cause=Cause.CONTROL_PLANE_CONFIG if keys or changed else None,
+            # Strangers may be turned away; a workload of the mesh that always is asks in vain.
+            severity=None if keys or changed or not at_policy else meant([symptom], facts),
+            cause=Cause.CONTROL_PLANE_CONFIG
+            if keys or changed or (at_policy and _UNTRUSTED.search(symptom.details))
+            else None,
         )
 
 

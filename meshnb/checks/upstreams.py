@@ -47,7 +47,8 @@ _RECENT = timedelta(minutes=15)
 
 
 def _ends(symptom: Symptom) -> set[str]:
-    return {split_address(failure.upstream_host)[0] for failure in symptom.failures}
+    # A request that went nowhere has no address, like a pod that waits for a node.
+    return {split_address(one.upstream_host)[0] for one in symptom.failures} - {""}
 
 
 @check("MNB830", Severity.ERROR, cause=Cause.DATA_PLANE)
@@ -278,6 +279,8 @@ def callers_give_up(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterator[Fi
     for symptom in symptoms:
         if not {"DC", "DR"} & symptom.flags or symptom.count < REPEATED:
             continue
+        if "DI" in symptom.flags:
+            continue  # it was made to wait by a fault that somebody injects
         if symptom.kind != "request" or symptom.code:
             continue  # an answer had begun, as of a stream that nobody reads to its end
         took = [failure.duration_ms for failure in symptom.failures]

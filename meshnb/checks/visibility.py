@@ -22,11 +22,13 @@ from meshnb.checks.base import (
     subject_of,
     symptom_rows,
 )
+from meshnb.checks.routing import destinations, for_hosts
 from meshnb.symptoms import Symptom, Symptoms
 from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
-from meshnb.tables.base import items
+from meshnb.tables.base import dig, items
 from meshnb.traces.mesh import Mesh, host_matches, plain
+from meshnb.traces.rules import route_hosts
 
 _ANNOTATION = "networking.istio.io/exportTo"
 
@@ -37,6 +39,8 @@ def _without_route(symptom: Symptom) -> bool:
         return False
     if symptom.route_name == "block_all" or symptom.cluster == "BlackHoleCluster":
         return True
+    if "NC" in symptom.flags:
+        return True  # a route leads to a cluster that the proxy was not given
     unknown = symptom.cluster in ("", "-", "PassthroughCluster")
     return unknown and (bool({"NR", "NC", "UF", "UC", "UH"} & symptom.flags) or symptom.code == 502)
 
@@ -63,14 +67,18 @@ def host_not_exported(
     host, while those of its own namespace reach it.
     """
     found: dict[Subject, tuple[list[Symptom], Evidence, set[str], str]] = {}
+    hosts_of: dict[Subject, dict[str, None]] = {}
     for symptom in symptoms:
         if not symptom.host or not _without_route(symptom):
             continue
         callers = {pod.namespace for pod in mesh.pods_of(symptom.reporters)}
-        hidden = _hidden(symptom.host, callers, mesh, services, istio_config)
-        for subject, proof, scope, how in hidden:
-            seen, *_ = found.setdefault(subject, ([], proof, scope, how))
-            seen.append(symptom)
+        asked = [symptom.host, *(_routed_to(symptom, mesh) if "NC" in symptom.flags else ())]
+        for host in dict.fromkeys(asked):
+            hidden = _hidden(host, callers, mesh, services, istio_config)
+            for subject, proof, scope, how in hidden:
+                seen, *_ = found.setdefault(subject, ([], proof, scope, how))
+                hosts_of.setdefault(subject, {})[host] = None
+                seen.append(symptom)
     quiet: dict[Subject, list[tuple[int, str, str]]] = {}
     for index, host, caller in _passed_on(access_log, mesh):
         for subject, proof, scope, how in _hidden(host, {caller}, mesh, services, istio_config):
@@ -80,7 +88,7 @@ def host_not_exported(
         passed = quiet.get(subject, [])
         callers = {pod.namespace for s in seen for pod in mesh.pods_of(s.reporters)}
         callers |= {caller for _, _, caller in passed}
-        hosts = dict.fromkeys([*(s.host for s in seen), *(host for _, host, _ in passed)])
+        hosts = dict.fromkeys([*hosts_of.get(subject, ()), *(host for _, host, _ in passed)])
         to = and_list(sorted(scope - {"~"})) or "nobody"
         yield Finding(
             subject,
@@ -95,6 +103,14 @@ def host_not_exported(
             explains=ids(seen),
             severity=None if seen else Severity.WARNING,
         )
+
+
+def _routed_to(symptom: Symptom, mesh: Mesh) -> Iterator[str]:
+    """Yield the hosts that VirtualServices send requests for the symptom's host to."""
+    for service in mesh.of("VirtualService"):
+        if for_hosts(symptom, route_hosts(service, mesh)):
+            for _, target, _ in destinations(service):
+                yield mesh.fqdn(str(dig(target, "host", default="")), service.namespace)
 
 
 def _hidden(

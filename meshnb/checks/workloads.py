@@ -94,8 +94,9 @@ def service_selects_nothing(
             guilty = workload_in(stopped.iloc[0])
             have = f" {guilty} would make such pods, and wants none."
             remedy = start(guilty)
+        cut_off = guilty == subject and _cut_off(subject, mesh, services)
         slip = guilty == subject and _slip(service, mesh, facts)
-        if slip and not seen:
+        if slip and not seen and not cut_off:
             have += " No request was seen to fail, for no proxy logs any."
         yield Finding(
             guilty,
@@ -114,9 +115,32 @@ def service_selects_nothing(
                 ),
             ),
             explains=ids(seen),
-            severity=None if seen else Severity.WARNING if slip else Severity.INFO,
-            certainty=1.0 if seen else 0.6,
+            shows=f"nobody outside reaches {and_list(map(str, cut_off))} through {subject}"
+            if cut_off
+            else "",
+            severity=None if seen or cut_off else Severity.WARNING if slip else Severity.INFO,
+            certainty=1.0 if seen or cut_off else 0.6,
         )
+
+
+def _cut_off(subject: Subject, mesh: Mesh, services: pd.DataFrame) -> list[Subject]:
+    """Return the gateways beside a Service for callers outside, to which no Service leads.
+
+    Their callers are outside, so that no proxy of the mesh could log what fails.
+    """
+    own = rows_of(services, namespace=subject.namespace, service=subject.name)
+    if not set(own["type"].dropna()) & {"LoadBalancer", "NodePort"}:
+        return []
+    gateways = [
+        pod
+        for pod in mesh.pods
+        if pod.mesh == "gateway"
+        and pod.namespace == subject.namespace
+        and pod.ready
+        and not pod.host_network
+        and not services_of([pod], mesh)
+    ]
+    return list(dict.fromkeys(map(workload_of, gateways)))
 
 
 def _slip(service: ServicePort, mesh: Mesh, facts: Facts) -> bool:
@@ -231,7 +255,7 @@ def pods_not_ready(
         if pod.running and not pod.ready and not pod.namespace.startswith("kube-"):
             broken.setdefault(workload_of(pod), []).append(pod)
     for subject, members in broken.items():
-        if any(astray(pod, proxies, mesh) for pod in members):
+        if any(astray(pod, proxies, mesh, facts) for pod in members):
             continue  # they wait for an istiod that does not exist
         if any(pod.mesh == "istiod" for pod in members) and not any(
             pod.ready for pod in mesh.pods if pod.mesh == "istiod"

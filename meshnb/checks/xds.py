@@ -94,7 +94,7 @@ def istiod_name_not_resolved(
     pod has a DNS policy that leaves the cluster's names out.
     """
     for stuck, complaints in _complaining("name", mesh, proxy_status, proxy_log, facts):
-        if astray(stuck[0], proxies, mesh) is not None:
+        if astray(stuck[0], proxies, mesh, facts) is not None:
             continue  # there is no Service of that name
         resolvers = [
             pod

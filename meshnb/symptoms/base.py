@@ -24,8 +24,9 @@ class Symptom:
     """One thing that goes wrong, with everything that shows it.
 
     ``kind`` is ``request`` (an HTTP request failed), ``connection`` (a bare connection failed),
-    ``pod`` (a pod is not ready or was not made), ``sync`` (a proxy is out of step with istiod) or
-    ``control plane`` (istiod itself does not answer). ``rows`` are the labels of the rows of
+    ``pod`` (a pod is not ready or was not made), ``sync`` (a proxy is out of step with istiod),
+    ``control plane`` (istiod itself does not answer) or ``state`` (something is in a state that
+    nobody could log, such as a port that nobody opens). ``rows`` are the labels of the rows of
     ``table`` that show it. The remaining fields are empty where they do not apply.
     """
 
@@ -38,7 +39,8 @@ class Symptom:
     last_seen: datetime | None = None
     #: count, with old ones counting less
     weight: float = 0.0
-    #: "client", "server" or "gateway": whose proxy reports it; empty when no proxy does
+    #: "client", "server" or "gateway": whose proxy reports it; empty when no proxy does, or when
+    #: its log does not tell whether it was asked or has asked
     side: str = ""
     code: int = 0
     flags: frozenset[str] = frozenset()
@@ -58,12 +60,18 @@ class Symptom:
     failures: tuple[Failure, ...] = ()
     #: whether the same request had succeeded earlier in the same logs, for anybody
     worked_before: bool = False
+    #: when the same request had succeeded last before it failed first, for anybody
+    worked_until: datetime | None = None
     #: whether it had succeeded for one of the callers for whom it fails
     worked_for_caller: bool = False
     #: whether the same request has succeeded again since it failed last, for anybody
     works_again: bool = False
+    #: whether it failed once or twice, and the same request fails in another way since
+    fails_otherwise: bool = False
     #: how many of the same succeeded, where a counter tells; see is_counted
     succeeded: int = 0
+    #: since when all of it works again, for the same callers; see symptoms/past.py
+    over_since: datetime | None = None
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -76,16 +84,27 @@ class Symptom:
         return self.table in COUNTERS
 
     @property
+    def lacks_reason(self) -> bool:
+        """Whether no connection could be made, and no log or counter tells why."""
+        untold = not self.upstream_failure and "{" not in self.details
+        return "UF" in self.flags and untold
+
+    @property
     def is_over(self) -> bool:
-        """Whether it was an accident: it happened once or twice, and the same works again."""
-        return self.count < REPEATED and self.works_again
+        """Whether it was an accident: it happened once or twice, and the same works again.
+
+        Or it fails again and again for another reason since, which is another symptom.
+        """
+        return self.count < REPEATED and (self.works_again or self.fails_otherwise)
 
 
 @dataclass(frozen=True, slots=True)
 class Symptoms:
-    """All symptoms of a source, the heaviest first."""
+    """All symptoms of a source, the heaviest first; those that are over stand apart."""
 
     found: tuple[Symptom, ...] = field(default_factory=tuple)
+    #: what works again since, so that nothing is the cause of it now; the latest first
+    past: tuple[Symptom, ...] = ()
 
     def __iter__(self) -> Iterator[Symptom]:
         """Yield each symptom, the heaviest first."""

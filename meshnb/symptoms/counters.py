@@ -18,8 +18,9 @@ import pandas as pd
 
 from meshnb.symptoms.base import REPEATED, Symptom
 from meshnb.tables import Facts
+from meshnb.tables.base import records
 from meshnb.traces.failures import Failure, Failures
-from meshnb.traces.mesh import Mesh, Pod, ServicePort, plain
+from meshnb.traces.mesh import Mesh, Pod, ServicePort
 
 #: What stands in a counter weighs so much, where all requests failed.
 WEIGHT = 0.5
@@ -186,8 +187,7 @@ def _front(mesh: Mesh, pod: Pod, port: int | None) -> ServicePort | None:
 
 
 def _records(frame: pd.DataFrame) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, row in zip(frame.index, frame.to_dict("records"), strict=True):
-        yield int(index), {str(name): plain(value) for name, value in row.items()}
+    return zip(frame.index.tolist(), records(frame), strict=True)
 
 
 def _at_endpoints(facts: Facts, mesh: Mesh, pods: Mapping[str, Pod]) -> Iterator[_Counted]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import pandas as pd
 
-from meshnb.symptoms.base import Symptom, weight_of
+from meshnb.symptoms.base import REPEATED, Symptom, weight_of
 from meshnb.tables import Facts
 from meshnb.tables.base import items
 from meshnb.traces.failures import Failure, Failures, failed
@@ -24,7 +25,7 @@ _VARIABLE = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}:\d+")
 def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
     """Yield one symptom per place, destination and manner of failure."""
     _note_silence(facts, mesh)
-    worked, worked_last = _successes(facts)
+    worked, worked_at = _successes(facts)
     rescued = _rescued(facts["access_log"], failures)
     groups: dict[tuple[object, ...], list[tuple[Failure, str, int | None, str]]] = {}
     for failure in failures:
@@ -32,9 +33,8 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
             continue
         host, port = destination(failure, mesh)
         side = _side(failure, mesh)
-        place = (
-            (failure.namespace, failure.workload) if side == "server" else host or failure.authority
-        )
+        at_workload = side in ("server", "")
+        place = (failure.namespace, failure.workload) if at_workload else host or failure.authority
         key = (
             side,
             place,
@@ -47,7 +47,8 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
             failure.connection_details,
         )
         groups.setdefault(key, []).append((failure, host, port, side))
-    for members in groups.values():
+    otherwise = _by_request(groups)
+    for group, members in groups.items():
         first, host, port, side = members[0]
         all_of_it = tuple(member[0] for member in members)
         times = [failure.time for failure in all_of_it if failure.time is not None]
@@ -70,7 +71,7 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
             port=port,
             cluster=first.cluster,
             route_name=first.route_name,
-            workload=(first.namespace, first.workload) if side == "server" else ("", ""),
+            workload=(first.namespace, first.workload) if side in ("server", "") else ("", ""),
             reporters=tuple(dict.fromkeys(failure.proxy for failure in all_of_it)),
             callers=tuple(dict.fromkeys(c for failure in all_of_it for c in failure.callers)),
             failures=all_of_it,
@@ -79,14 +80,16 @@ def requests(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
                 _earlier(worked, f, (*f.callers, split_address(f.remote_address)[0], f.proxy))
                 for f in all_of_it
             ),
-            works_again=_later(worked_last, all_of_it),
+            worked_until=_until(worked_at, all_of_it),
+            works_again=_later(worked_at, all_of_it),
+            fails_otherwise=_fails_otherwise(otherwise, group, all_of_it),
         )
 
 
 def _successes(
     facts: Facts,
-) -> tuple[dict[tuple[str, str, str, str], datetime], dict[tuple[str, str, str], datetime]]:
-    """Return when each authority, path and method first succeeded for a caller, and when last.
+) -> tuple[dict[tuple[str, str, str, str], datetime], dict[tuple[str, str, str], list[datetime]]]:
+    """Return when each authority, path and method first succeeded for a caller, and all times.
 
     A caller is a proxy that sent the request, or the address that the server's proxy saw; anybody
     is ``""``.
@@ -94,7 +97,7 @@ def _successes(
     log = facts["access_log"]
     fine = log[~failed(log) & log["method"].notna() & log["start_time"].notna()]
     first: dict[tuple[str, str, str, str], datetime] = {}
-    last: dict[tuple[str, str, str], datetime] = {}
+    times: dict[tuple[str, str, str], list[datetime]] = {}
     for authority, path, method, proxy, remote, direction, time in zip(
         fine["authority"].fillna(""),
         fine["path"].fillna(""),
@@ -111,9 +114,8 @@ def _successes(
             key = (*asked, who)
             if key not in first or time < first[key]:
                 first[key] = time
-        if asked not in last or time > last[asked]:
-            last[asked] = time
-    return first, last
+        times.setdefault(asked, []).append(time)
+    return first, {asked: sorted(found) for asked, found in times.items()}
 
 
 def _note_silence(facts: Facts, mesh: Mesh) -> None:
@@ -154,11 +156,62 @@ def _rescued(log: pd.DataFrame, failures: Failures) -> frozenset[int]:
     )
 
 
-def _later(worked: dict[tuple[str, str, str], datetime], failures: Iterable[Failure]) -> bool:
+def _later(worked: dict[tuple[str, str, str], list[datetime]], failures: Iterable[Failure]) -> bool:
     """Whether each of these requests succeeded after all of the failures."""
     asked = {(*one, failure.method) for failure in failures for one in failure.asked}
     ends = [failure.time for failure in failures if failure.time is not None]
-    return bool(ends) and all(one in worked and worked[one] > max(ends) for one in asked)
+    return bool(ends) and all(one in worked and worked[one][-1] > max(ends) for one in asked)
+
+
+_Group = tuple[object, ...]
+
+
+def _by_request(
+    groups: Mapping[_Group, list[tuple[Failure, str, int | None, str]]],
+) -> dict[tuple[str, str, str], list[tuple[datetime, _Group]]]:
+    """Return when each request failed in a way that repeats itself, and in which."""
+    found: dict[tuple[str, str, str], list[tuple[datetime, _Group]]] = {}
+    for key, members in groups.items():
+        if len(members) < REPEATED:
+            continue
+        for failure, *_ in members:
+            if failure.time is None:
+                continue
+            for one in failure.asked:
+                found.setdefault((*one, failure.method), []).append((failure.time, key))
+    return found
+
+
+def _fails_otherwise(
+    otherwise: Mapping[tuple[str, str, str], list[tuple[datetime, _Group]]],
+    group: _Group,
+    failures: Sequence[Failure],
+) -> bool:
+    """Whether each of these requests failed later on, again and again, in another way."""
+    asked = {(*one, failure.method) for failure in failures for one in failure.asked}
+    ends = [failure.time for failure in failures if failure.time is not None]
+    if len(failures) >= REPEATED or not ends:
+        return False
+    return all(
+        any(time > max(ends) and key != group for time, key in otherwise.get(one, ()))
+        for one in asked
+    )
+
+
+def _until(
+    worked: dict[tuple[str, str, str], list[datetime]], failures: Iterable[Failure]
+) -> datetime | None:
+    """Return when one of these requests succeeded last before the first of the failures."""
+    asked = {(*one, failure.method) for failure in failures for one in failure.asked}
+    began = min((one.time for one in failures if one.time is not None), default=None)
+    if began is None:
+        return None
+    before = [
+        worked[one][place - 1]
+        for one in asked
+        if one in worked and (place := bisect_left(worked[one], began))
+    ]
+    return max(before, default=None)
 
 
 def _earlier(
@@ -182,8 +235,8 @@ def _matters(failure: Failure, worked: dict[tuple[str, str, str, str], datetime]
 
 
 def _side(failure: Failure, mesh: Mesh) -> str:
-    if failure.direction == "inbound":
-        return "server"
+    if failure.direction in ("inbound", "unknown"):
+        return "server" if failure.direction == "inbound" else ""
     pod = mesh.pod_of(failure.proxy)
     return "gateway" if pod is not None and pod.mesh in ("gateway", "waypoint") else "client"
 
@@ -239,19 +292,23 @@ def _message(
     seen_by = f"seen by {seen} prox{'y' if seen == 1 else 'ies'}"
     name = _short(host, mesh) or "an unknown destination"
     at = f"{name}:{port}" if port else name
+    why = f" ({failure.details})" if failure.details else ""
+    if not side:
+        here = f"{failure.namespace}/{failure.workload}"
+        return f"connections to or from {here} ended with {what}; its log does not tell whose"
     if side == "server":
         place = f"{failure.namespace}/{failure.workload}"
         if failure.is_connection:
             return f"connections to {place} ended with {what} {failure.details}".strip()
         if failure.answered_by_application:
             return f"{what} from the application {place}, {seen_by}"
-        return f"{what} at {place} ({failure.details}), {seen_by}"
+        return f"{what} at {place}{why}, {seen_by}"
     if failure.is_connection:
         return f"connections to {at} ended with {what} {failure.details}".strip() + f", {seen_by}"
     if side == "gateway":
         gateway = f"{failure.namespace}/{failure.workload}"
         return f"{what} at the gateway {gateway} for {failure.authority or at}"
-    return f"{what} from {at} ({failure.details}), {seen_by}"
+    return f"{what} from {at}{why}, {seen_by}"
 
 
 def _short(host: str, mesh: Mesh) -> str:

@@ -64,7 +64,8 @@ def _disconnected(facts: Facts, mesh: Mesh, connected: set[str]) -> Iterator[Sym
         silent = {
             _pod(question) for question in facts.select(_SYNC) if facts.answer(question).silent
         }
-        if len(proxies) and serving <= heard | silent:
+        hidden = not serving and facts.gaps("pods")  # nobody was asked, then
+        if len(proxies) and serving <= heard | silent and not hidden:
             yield Symptom(
                 kind="control plane",
                 message=f"no istiod says that any of the {len(proxies)} proxies is connected to it",

@@ -201,6 +201,27 @@ def test_a_service_that_is_exported_to_others_is_not_known_to_its_callers(
     assert_explains(diagnosis, 20)
 
 
+def test_a_service_that_is_kept_from_the_gateway_is_blamed(healthy: Altered) -> None:
+    """Altered: productpage is exported to its own namespace; the gateway routes to no cluster."""
+    healthy.each(
+        "services",
+        "productpage",
+        lambda one: one["metadata"].update(annotations={"networking.istio.io/exportTo": "."}),
+    )
+    healthy.at_client(
+        "bookinfo.example.com",
+        SINCE,
+        pod="istio-ingressgateway",
+        code="503",
+        flags="NC",
+        details="cluster_not_found",
+        cluster="-",
+        endpoint="-",
+    )
+    diagnosis = blamed_first(healthy, "MNB640", "A", "Service bookinfo/productpage")
+    assert "istio-system" in diagnosis.problems[0].finding.message
+
+
 @pytest.mark.parametrize("scope", ["*", "bookinfo"])
 def test_a_service_that_is_exported_to_its_callers_is_well(healthy: Altered, scope: str) -> None:
     """Altered: ratings is exported, in so many words, to those who call it."""

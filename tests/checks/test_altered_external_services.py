@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from meshnb.diagnosis import diagnose
 from tests.alteration import Altered
 from tests.checks.test_altered import (
     CHANGED,
@@ -99,6 +100,28 @@ def test_tls_that_an_external_host_refuses_is_the_destination_rules_fault(
     healthy.request("client", "/ratings/0", since=SINCE, **fields)
     diagnosis = assert_first(healthy, "MNB235", "A", "DestinationRule bookinfo/partner")
     assert suspect in diagnosis.problems[0].finding.remedy
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_plain_text_to_a_port_for_https_is_the_service_entrys_fault(
+    healthy: Altered, begun: bool
+) -> None:
+    """Altered: HTTP for a host goes to its port 443, and a DestinationRule begins TLS or none."""
+    port = {"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 443}
+    entry(healthy, "weather", "weather.example.org", "HTTP", 80, ports=[port])
+    if begun:
+        tls = {"trafficPolicy": {"tls": {"mode": "SIMPLE"}}}
+        add(healthy, "destinationrules", "weather", {"host": "weather.example.org", **tls})
+    fields = {
+        "code": "400",
+        "authority": "weather.example.org",
+        "cluster": "outbound|80||weather.example.org",
+        "endpoint": "203.0.113.9:443",
+        "local": "203.0.113.9:80",
+    }
+    healthy.request("client", "/ratings/0", since=SINCE, **fields)
+    codes = [cause.check.code for cause in diagnose(healthy.facts()).problems]
+    assert codes == ([] if begun else ["MNB240"])
 
 
 def _wildcard_listener(altered: Altered, port: int, host: str) -> Altered:

@@ -278,12 +278,39 @@ def test_a_root_key_in_the_cluster_is_a_weak_spot(healthy: Altered) -> None:
 
 
 def test_a_release_without_support_is_a_weak_spot(healthy: Altered) -> None:
-    """Altered: nothing, then istiod is of Istio 1.22."""
-    assert weak(healthy, "MNB1706") == []
-    healthy.texts(
-        lambda text: text.replace("1.30.3", "1.22.8"), kind="http", port=15014, path="/version"
-    )
+    """Altered: istiod is of Istio 1.28."""
+    _of_version(healthy, "1.28.9")
     assert weak(healthy, "MNB1706") == ["Deployment istio-system/istiod"]
+
+
+@pytest.mark.parametrize("version", ["1.30.3", "1.29.4", "1.40.0"])
+def test_until_when_a_release_has_support_is_said_to_be_unknown(
+    healthy: Altered, version: str
+) -> None:
+    """Altered: istiod is of a version whose end of support was not announced yet, or is unheard."""
+    _of_version(healthy, version)
+    (outcome,) = run(Inputs(healthy.facts()), [CHECKS["MNB1706"]])
+    assert outcome.verdict is Verdict.UNKNOWN
+    assert f"support of Istio {version[:4]}: when it ends is not known here" in outcome.because
+
+
+def test_which_kubernetes_a_newer_istio_supports_is_said_to_be_unknown(healthy: Altered) -> None:
+    """Altered: istiod is of Istio 1.40; then the node runs Kubernetes 1.31, which is too old."""
+    _of_version(healthy, "1.40.0")
+    (outcome,) = run(Inputs(healthy.facts()), [CHECKS["MNB136"]])
+    assert outcome.verdict is Verdict.UNKNOWN
+    assert "versions of Kubernetes for Istio 1.40" in outcome.because
+    healthy.each(
+        "nodes", "node1", lambda one: one["status"]["nodeInfo"].update(kubeletVersion="v1.31.4")
+    )
+    (outcome,) = run(Inputs(healthy.facts()), [CHECKS["MNB136"]])
+    assert [str(finding.subject) for finding in outcome.findings] == ["Node node1"]
+
+
+def _of_version(altered: Altered, version: str) -> None:
+    altered.texts(
+        lambda text: text.replace("1.30.3", version), kind="http", port=15014, path="/version"
+    )
 
 
 def test_calls_with_other_ids_break_traces(healthy: Altered) -> None:
@@ -345,6 +372,27 @@ def test_an_object_where_istiod_does_not_look_is_left_alone(healthy: Altered) ->
     )
     codes = [cause.check.code for cause in diagnose(healthy.facts()).problems]
     assert "MNB132" not in codes
+
+
+def test_a_namespace_of_the_mesh_that_istiod_does_not_look_at_is_found(healthy: Altered) -> None:
+    """Altered: istiod looks at namespaces with another label than that of bookinfo."""
+    selectors = [{"matchLabels": {"mesh": "yes"}}, {"matchLabels": {"name": "istio-system"}}]
+    healthy.pages(lambda page: page.update(discoverySelectors=selectors), path="/debug/mesh")
+    found = {
+        str(finding.subject): finding
+        for finding in next(iter(run(Inputs(healthy.facts()), [CHECKS["MNB137"]]))).findings
+    }
+    assert "Namespace bookinfo" in found
+    assert '"mesh"' in found["Namespace bookinfo"].message
+
+
+def test_a_namespace_that_is_chosen_is_looked_at(healthy: Altered) -> None:
+    """Altered: istiod looks at the namespaces whose pods are injected, and at its own."""
+    selectors = [
+        {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "Exists"}]}
+    ]
+    healthy.pages(lambda page: page.update(discoverySelectors=selectors), path="/debug/mesh")
+    assert_harmless(healthy)
 
 
 def test_a_lease_of_a_revision_that_was_taken_out_is_left_alone(healthy: Altered) -> None:

@@ -84,6 +84,29 @@ def test_a_port_that_is_declared_as_http_and_never_served_a_request_is_declared_
     assert_blamed(healthy, "MNB803", "A", "Service bookinfo/ratings")
 
 
+@pytest.mark.parametrize(
+    ("port", "asked", "blamed"),
+    [
+        ({"name": "http-redis"}, False, True),
+        ({"name": "web", "appProtocol": "http", "port": 5432}, False, True),
+        ({"name": "http-redis"}, True, False),
+        ({"name": "http-redis-metrics", "port": 6379}, False, False),
+        ({"name": "tcp-redis", "port": 6379}, False, False),
+    ],
+)
+def test_a_port_of_another_protocol_that_is_declared_as_http_lets_nobody_through(
+    healthy: Altered, port: Object, asked: bool, blamed: bool
+) -> None:
+    """Altered: the port of ratings belongs to another protocol, and requests to it or none."""
+    only_port(healthy, "ratings", **port)
+    if not asked:
+        healthy.lines("", lambda line: [] if line.authority == "ratings:9080" else [line])
+    if blamed:
+        assert_first(healthy, "MNB820", "A", "Service bookinfo/ratings")
+    else:
+        assert "MNB820" not in codes_of(healthy)
+
+
 @pytest.mark.parametrize("where", ["trafficPolicy", "portLevelSettings", "subset"])
 def test_an_upgrade_to_http2_is_the_destination_rules_matter(healthy: Altered, where: str) -> None:
     """Altered: callers of ratings are told to speak HTTP/2, which it does not understand."""

@@ -381,6 +381,14 @@ def test_a_subset_whose_deployment_is_stopped_is_the_deployments_matter(healthy:
 POOL = {"connectionPool": {"tcp": {"maxConnections": 10}}}
 
 
+def test_a_rule_of_the_root_comes_behind_that_of_the_services_namespace(healthy: Altered) -> None:
+    """Altered: the root namespace and that of ratings have a DestinationRule for it each."""
+    add(healthy, "destinationrules", "calm", {"host": "ratings", "trafficPolicy": POOL}, at=EARLIER)
+    spec = {"host": RATINGS_HOST, "trafficPolicy": {"outlierDetection": {}}}
+    add(healthy, "destinationrules", "everywhere", spec, namespace="istio-system")
+    assert_blamed(healthy, "MNB212", "A", "DestinationRule istio-system/everywhere")
+
+
 @pytest.mark.parametrize(
     ("namespace", "spec"),
     [

@@ -78,6 +78,7 @@ ON_ALTERED_RECORDINGS = {
     "MNB237": "test_a_tcp_service_entry_without_addresses_takes_what_is_for_others",
     "MNB238": "test_two_service_entries_for_a_host_must_agree",
     "MNB239": "test_an_address_of_istios_dns_that_the_proxy_does_not_know_leads_nowhere",
+    "MNB240": "test_plain_text_to_a_port_for_https_is_the_service_entrys_fault",
     "MNB250": "test_a_fault_of_an_unknown_kind_is_blamed_on_what_changed_right_before",
     "MNB251": "test_a_fault_of_an_unknown_kind_is_blamed_on_what_changed_right_before",
     "MNB260": "test_a_secret_for_another_cluster_needs_its_label",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshnb.checks import CHECKS, Inputs, Outcome, Verdict, run
 from meshnb.diagnosis import diagnose
 from tests.alteration import Altered
 from tests.conftest import facts_of
@@ -62,3 +63,32 @@ def test_what_no_proxy_has_may_be_without_effect_by_design(healthy: Altered) -> 
     """Altered: the weights were changed after the last push, and istiod has them."""
     healthy.each("virtualservices", "reviews", weights(50, 50, LATER))
     assert [one.check.code for one in diagnose(healthy.facts()).problems] == []
+
+
+def _held(altered: Altered) -> Outcome:
+    (outcome,) = run(Inputs(altered.facts()), [CHECKS["MNB681"]])
+    return outcome
+
+
+def test_what_was_made_of_a_deleted_object_is_found_in_the_proxies(healthy: Altered) -> None:
+    """Altered: VirtualService reviews is gone, and istiod does not hold it; its proxies do."""
+    healthy.remove("virtualservices", "reviews")
+    (finding,) = _held(healthy).findings
+    assert "VirtualService bookinfo/reviews does not exist any more" in finding.message
+    assert "ratings-v1" in finding.message
+    assert str(finding.subject) == "Deployment istio-system/istiod"
+    assert str(finding.related[0]) == "VirtualService bookinfo/reviews"
+    assert finding.evidence[0].table == "routes"
+
+
+def test_what_istiod_derives_from_other_kinds_is_no_deleted_object() -> None:
+    """Nothing altered: routes of the Gateway API are made of VirtualServices that nobody stored."""
+    (outcome,) = run(Inputs(facts_of("market-healthy")), [CHECKS["MNB681"]])
+    assert outcome.verdict is Verdict.PASS
+
+
+def test_who_may_have_been_asked_before_the_deletion_is_left_alone(healthy: Altered) -> None:
+    """Altered: the list of VirtualServices was not allowed, so that none is known to be gone."""
+    healthy.remove("virtualservices", "reviews")
+    healthy.silence("forbidden", 403, kind="list", resource="virtualservices")
+    assert _held(healthy).findings == ()
