@@ -2,7 +2,9 @@
 
 Each command runs as a whole process, in turn with the others, so that a machine that gets slower
 slows all of them. Times are wall seconds; the ratio is to a Python that only imports pandas, taken
-in the same run. Memory is the largest of the runs, in MiB.
+in the same run. Memory is the largest of the runs, in MiB. Modules are compiled before, as they are
+where meshnb was installed, also where PYTHONDONTWRITEBYTECODE is set: compiling takes longer than
+all else.
 
 The config dump of a large mesh is made by growing a recorded one. Its tables are made in a fresh
 process each, from the file to the DataFrame; the least of the runs counts, and its ratio to
@@ -19,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from meshnb.checks import CHECKS, Inputs
+from meshnb.checks import run as run_checks
 from meshnb.sources import Bundle
 from meshnb.tables import TABLES, Facts
 from tests import bench_cluster
@@ -32,6 +36,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "python -c 'import pandas'": ("-c", "import pandas"),
     "meshnb --help": ("-m", "meshnb", "--help"),
     "meshnb recordings": ("-m", "meshnb", "recordings"),
+    "meshnb tables": ("-m", "meshnb", "tables"),
     "meshnb table routes recorded:healthy": ("-m", "meshnb", "table", "routes", "recorded:healthy"),
     "meshnb diagnose recorded:subset-missing": (
         "-m",
@@ -48,6 +53,8 @@ COMMANDS: dict[str, Sequence[str]] = {
 }
 
 
+#: So many of the slowest checks are shown.
+_SHOWN = 10
 #: The tables of a dump, and what istioctl calls them.
 DUMPED = {
     "clusters": "cluster",
@@ -84,14 +91,14 @@ print(json.dumps([seconds, peak() - before, rows]))
 """
 
 
-def once(arguments: Sequence[str]) -> tuple[float, float]:
+def once(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float]:
     """Run Python once with these arguments; return its wall seconds and its peak memory in MiB."""
     with tempfile.TemporaryFile() as output:
         begun = time.perf_counter()
         process = os.posix_spawn(
             sys.executable,
             [sys.executable, *arguments],
-            os.environ,
+            environment,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
                 (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
@@ -105,12 +112,15 @@ def once(arguments: Sequence[str]) -> tuple[float, float]:
 
 def main(runs: int) -> None:
     """Print one row per command, and one per table for how long it takes to make in process."""
-    for arguments in COMMANDS.values():
-        once(arguments)  # compiled files and disk caches are warm for all
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
-    for _ in range(runs):
-        for name, arguments in COMMANDS.items():
-            measured[name].append(once(arguments))
+    with tempfile.TemporaryDirectory() as compiled:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        for arguments in COMMANDS.values():
+            once(arguments, environment)  # compiled files and disk caches are warm for all
+        for _ in range(runs):
+            for name, arguments in COMMANDS.items():
+                measured[name].append(once(arguments, environment))
     base = statistics.median(seconds for seconds, _ in measured["python -c 'import pandas'"])
     print(f"| command (median of {runs}) | s | ratio to import pandas | MiB |\n|---|---|---|---|")
     for name, results in measured.items():
@@ -118,6 +128,7 @@ def main(runs: int) -> None:
         peak = max(memory for _, memory in results)
         print(f"| `{name}` | {median:.2f} | {median / base:.2f} | {peak:.0f} |")
     _tables()
+    _checks()
     with tempfile.TemporaryDirectory() as folder:
         _large(Path(folder), runs)
     bench_cluster.main()
@@ -130,6 +141,23 @@ def _tables() -> None:
         begun = time.perf_counter()
         rows = len(facts[name])
         print(f"| {name} | {rows} | {(time.perf_counter() - begun) * 1000:.1f} |")
+
+
+def _checks() -> None:
+    """Print the checks that take longest when tables, traces and symptoms are there."""
+    inputs = Inputs(Facts(Bundle(unpacked() / "healthy-loaded")))
+    for check in CHECKS.values():
+        for name in (*check.tables, *check.inputs):
+            inputs.get(name)
+    took: dict[str, float] = {}
+    for check in CHECKS.values():
+        begun = time.perf_counter()
+        list(run_checks(inputs, [check]))
+        took[f"{check.code} {check.name}"] = (time.perf_counter() - begun) * 1000
+    print("\n| check of healthy-loaded, in process | ms |\n|---|---|")
+    for name in sorted(took, key=took.__getitem__, reverse=True)[:_SHOWN]:
+        print(f"| {name} | {took[name]:.1f} |")
+    print(f"| all {len(took)} | {sum(took.values()):.0f} |")
 
 
 def _large(folder: Path, runs: int) -> None:

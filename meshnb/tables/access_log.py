@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from meshnb.sources.base import LogQuestion, Question
-from meshnb.tables.base import Column, Facts, Json, Logged, Row, Table
+from meshnb.tables.base import Column, Facts, Json, Logged, Row, Table, records
 from meshnb.tables.envoy import proxy_of
 from meshnb.tables.log_lines import AccessLogReader, access_log_reader
 
@@ -43,7 +43,7 @@ ACCESS_LOG = Table(
         "downstream_remote_address": Column("string", "the client's address"),
         "requested_server_name": Column("string", "the client's SNI"),
         "route_name": Column("string", "name of the route it took"),
-        "direction": Column("string", "inbound (to the proxy's own pod) or outbound"),
+        "direction": Column("string", "inbound (to the proxy's own pod) or outbound; or unknown"),
         "namespace": Column("string", "namespace of the proxy"),
         "pod": Column("string", "pod of the proxy"),
         "workload": Column("string", "workload of the proxy"),
@@ -54,8 +54,8 @@ ACCESS_LOG = Table(
 @ACCESS_LOG.reads
 def _rows(text: Json, question: Question, facts: Facts) -> Iterator[Row]:
     assert isinstance(question, LogQuestion)
-    read = reader_of(facts)
-    pod = _pod(facts, question)
+    read = facts.once(reader_of)
+    pod = facts.once(_pods).get((question.namespace, question.pod), _NO_POD)
     own = {
         "proxy": proxy_of(question),
         "namespace": question.namespace,
@@ -88,14 +88,17 @@ def reader_of(facts: Facts) -> AccessLogReader:
     return access_log_reader(None if formats.empty else str(formats.iloc[0]))
 
 
-def _pod(facts: Facts, question: LogQuestion) -> Mapping[str, str | None]:
-    """Return workload, address and kind of the pod that a log is of, None where it is not known."""
-    pods = facts["pods"]
-    own = pods[(pods["namespace"] == question.namespace) & (pods["pod"] == question.pod)]
-    return {
-        name: None if own[name].isna().all() else str(own[name].iloc[0])
-        for name in ("workload", "address", "mesh")
-    }
+#: Of a pod that a log is of: workload, address and kind, None where it is not known.
+_NO_POD: Mapping[str, str | None] = {"workload": None, "address": None, "mesh": None}
+
+
+def _pods(facts: Facts) -> Mapping[tuple[str, str], Mapping[str, str | None]]:
+    """Return what lines of a log take over from their pod, by its namespace and name."""
+    found: dict[tuple[str, str], Mapping[str, str | None]] = {}
+    for pod in records(facts["pods"][["namespace", "pod", *_NO_POD]]):
+        own = {name: None if pod[name] is None else str(pod[name]) for name in _NO_POD}
+        found.setdefault((str(pod["namespace"]), str(pod["pod"])), own)
+    return found
 
 
 def _direction(row: Row, pod: Mapping[str, str | None]) -> str:
@@ -105,4 +108,9 @@ def _direction(row: Row, pod: Mapping[str, str | None]) -> str:
         return "inbound" if cluster[:7].lower() == "inbound" else "outbound"
     # Nothing was chosen; a sidecar is asked for the pod's own address when the request comes in.
     local = str(row.get("downstream_local_address", "")).rpartition(":")[0].strip("[]")
+    unread = str(row.get("response_code", "0")) == "0" or "DPE" in row["flags"]
+    if pod["mesh"] == "sidecar" and not local and unread and not {"method", "authority"} & set(row):
+        # The format has no addresses. Outbound listeners of a sidecar have a filter chain for every
+        # connection, so NR, which tells that there was none, comes from the inbound one.
+        return "inbound" if row["flags"] == ("NR",) else "unknown"
     return "inbound" if pod["mesh"] == "sidecar" and local == pod["address"] else "outbound"

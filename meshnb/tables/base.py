@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from itertools import chain, groupby, islice, repeat
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -55,7 +56,16 @@ Decode = Callable[[Body], Any]
 Reader = Callable[[Json, Question, "Facts"], Iterator["Row | Block"]]
 Derivation = Callable[["Facts"], Iterator[tuple[Question, "Row | Block"]]]
 _R = TypeVar("_R", bound="Row | Block")
+_M = TypeVar("_M")
 
+#: The state of what lies outside of the chosen part of the mesh.
+OUTSIDE = "outside"
+#: The state of what could not be had from a pod that ended while the mesh was asked.
+ENDED = "ended"
+#: What matters to the pods of its own namespace only.
+_OF_PODS = frozenset(
+    {"events", "deployments", "replicasets", "statefulsets", "daemonsets", "jobs", "cronjobs"}
+)
 #: So many rows are turned into columns at a time.
 _BATCH = 1000
 
@@ -158,7 +168,9 @@ Selector = Listed | Got | Logged
 class Gap:
     """Something that a table wanted and did not get: of whom, and why.
 
-    ``state`` is ``not asked``, ``refused``, ``silent`` or ``unreadable``.
+    ``state`` is ``not asked``, ``refused``, ``silent`` or ``unreadable``. No lack is what is
+    ``outside`` of the part of the mesh that somebody chose to look at, which is said once, and what
+    a pod could not say because it ``ended`` meanwhile.
     """
 
     question: str
@@ -340,6 +352,27 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def records(frame: pd.DataFrame) -> Iterator[Row]:
+    """Yield each row as a dict, with None for what is absent."""
+    columns = []
+    for name in frame.columns:
+        column = frame[name]
+        gone = column.isna()
+        cells = column.tolist()
+        if gone.any():
+            cells = [None if na else cell for cell, na in zip(cells, gone.tolist(), strict=True)]
+        columns.append(cells)
+    names = frame.columns.tolist()
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+@cache
+def _absent(dtype: Any) -> Any:
+    """Return an array of a dtype with one absent value, to be repeated."""
+    return pd.array([None], dtype=dtype)
+
+
 def _joined(parts: list[Sequence[Any]], dtype: str) -> Any:
     """Return the parts of a column one after the other, as an array of a dtype."""
     alike = [part.value for part in parts if isinstance(part, _Alike)]
@@ -361,7 +394,7 @@ def _typed(values: list[Any], dtype: str) -> Any:
         return pd.Series(moments.take(codes))  # the code of no text is -1, the last
     name: Any = dtype  # the stubs know each name of a dtype, but not a variable that holds one
     if kinds <= {_NOTHING}:
-        return pd.array([None], dtype=name).repeat(len(values))
+        return _absent(name).repeat(len(values))
     if dtype == "Int64" and kinds <= {int, _NOTHING}:
         with suppress(OverflowError):
             if kinds == {int}:
@@ -484,6 +517,9 @@ class Facts:
     _documents: dict[tuple[Question, Decode], Any] = field(default_factory=dict)
     _questions: tuple[Question, ...] = ()
     _titles: dict[str, Question] = field(default_factory=dict)
+    _asked: set[tuple[str, str]] | None = None
+    _split: dict[tuple[str, str], Mapping[str, pd.DataFrame]] = field(default_factory=dict)
+    _once: dict[Callable[[Facts], Any], tuple[Any, _Built]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Take the questions that the source has."""
@@ -513,7 +549,7 @@ class Facts:
                 raise UsageError(
                     f"There is no table {name!r}.", next_step=nearest(name, self._catalogue)
                 )
-            built = _Built(pd.DataFrame(), {}, {})
+            built = _Built(_NO_FRAME, {}, {})
             self._open.append(built)
             try:
                 with _uncollected():
@@ -522,10 +558,41 @@ class Facts:
                 self._open.pop()
             built.frame.attrs["table"] = name
             self._built[name] = built
-        for outer in self._open:
-            outer.gaps.update(built.gaps)
-            outer.questions.update(built.questions)
+        self._note(built)
         return built
+
+    def _note(self, read: _Built) -> None:
+        """Let what was read before count for all that is being made now."""
+        for outer in self._open:
+            outer.gaps.update(read.gaps)
+            outer.questions.update(read.questions)
+
+    def by(self, name: str, column: str) -> Mapping[str, pd.DataFrame]:
+        """Return the rows of a table by their text in a column, in its order, split once.
+
+        Rows without such a text are left out.
+        """
+        frame = self[name]
+        if (name, column) not in self._split:
+            self._split[name, column] = {str(text): rows for text, rows in frame.groupby(column)}
+        return self._split[name, column]
+
+    def once(self, make: Callable[[Facts], _M]) -> _M:
+        """Return what a function makes of these facts, which is made once and never changed.
+
+        What it misses is a gap of each table that wants it, as if it were made for each.
+        """
+        if make not in self._once:
+            read = _Built(_NO_FRAME, {}, {})
+            self._open.append(read)
+            try:
+                made = make(self)
+            finally:
+                self._open.pop()
+            self._once[make] = made, read
+        made, read = self._once[make]
+        self._note(read)
+        return made
 
     def gaps(self, *names: str) -> tuple[Gap, ...]:
         """Return what these tables wanted and did not get, each gap once."""
@@ -617,7 +684,11 @@ class Facts:
         if isinstance(selector, Got) and selector.proxies:
             asked = {(q.namespace, q.pod) for q in found if isinstance(q, HttpQuestion)}
             for namespace, pod in self._proxies():
-                if (namespace, pod) not in asked:
+                if (namespace, pod) not in asked and self._is_outside(namespace, pod):
+                    self.gap(
+                        "pods of the rest of the mesh", OUTSIDE, f"chosen was only: {self._scope}"
+                    )
+                elif (namespace, pod) not in asked:
                     self.gap(
                         f"GET {namespace}/{pod}:{selector.port}{selector.path}",
                         "not asked",
@@ -626,6 +697,42 @@ class Facts:
         elif not found and not (isinstance(selector, Listed) and selector.optional):
             self.gap(str(selector), "not asked", "was never asked")
         return found
+
+    @property
+    def _scope(self) -> str:
+        """Which part of the mesh was chosen, in words; empty for all of it."""
+        return str(getattr(self.source, "manifest", {}).get("scope") or "")
+
+    def _is_outside(self, namespace: str, pod: str) -> bool:
+        """Whether a pod was not asked anything, because a part of the mesh was chosen."""
+        if not self._scope:
+            return False
+        if self._asked is None:
+            self._asked = {
+                (question.namespace, question.pod)
+                for question in self._questions
+                if not isinstance(question, ListQuestion)
+            }
+        return (namespace, pod) not in self._asked
+
+    def ended(self) -> frozenset[tuple[str, str]]:
+        """Return namespace and name of the pods that ended between being listed and being probed."""
+        probes = [question for question in self._questions if isinstance(question, ProbeQuestion)]
+        self._ask(probes)
+        return frozenset((one.namespace, one.pod) for one in probes if self.answer(one).ended)
+
+    def _note_part(self, answer: Answer) -> None:
+        """Note what is missing of a list that was only allowed in some namespaces."""
+        question, only_of = answer.question, answer.detail.get("namespaces")
+        if not isinstance(question, ListQuestion) or not isinstance(only_of, list):
+            return
+        names = ", ".join(map(str, only_of))
+        if self._scope and question.resource in _OF_PODS:
+            self.gap("the rest of the mesh", OUTSIDE, f"chosen was only: {self._scope}")
+            return
+        lacking = " and ".join(map(str, lacking_permissions(answer)))
+        said = f"only of {names}; for the others it lacks permission to {lacking}"
+        self.gap(question, "refused", said)
 
     def _proxies(self) -> Iterator[tuple[str, str]]:
         """Yield namespace and name of each pod that should have a running Envoy."""
@@ -683,6 +790,7 @@ class Facts:
         """Yield each Kubernetes object of a list with the question it came from."""
         for answer in self.answers(selector):
             document = self.document(answer)
+            self._note_part(answer)
             listed = dig(document, "items", default=[]) if isinstance(document, Mapping) else None
             if document is not None and not isinstance(listed, list):
                 self.gap(answer.question, "unreadable", "is not a list of Kubernetes objects")
@@ -737,7 +845,7 @@ class Facts:
         missed: dict[str, Gap] = {}
         unasked: dict[str, str] = {}
         for gap in self.gaps(*self._catalogue):
-            if gap.state == "not asked":
+            if gap.state == "not asked" or gap.question not in self._titles:
                 unasked[gap.question] = gap.reason
             else:
                 missed[gap.question] = gap
@@ -798,7 +906,7 @@ class Facts:
 
 
 def _state(answer: Answer) -> tuple[str, str | None]:
-    """Return ``answered``, ``refused`` or ``silent``, and the reason for the latter two.
+    """Return ``answered``, ``refused``, ``silent`` or ``ended``, and the reason for all but one.
 
     A list that the cluster does not know is ``empty``: it has no such objects.
     """
@@ -808,7 +916,7 @@ def _state(answer: Answer) -> tuple[str, str | None]:
             return "refused", f"lacks permission to {' and '.join(map(str, lacking))} ({said})"
         return "refused", said
     if answer.error is not None:
-        return "silent", answer.error
+        return ENDED if answer.ended else "silent", answer.error
     if answer.status == 404 and isinstance(answer.question, ListQuestion):
         return "empty", None
     return "answered", None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items, mapping
+from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items, mapping, records
 from meshnb.tables.metadata import labels_of
 from meshnb.tables.selectors import selects
 
@@ -70,11 +70,10 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
 
 
 def _configurations(facts: Facts) -> dict[str, list[dict[Any, Any]]]:
-    frame = facts["webhooks"].astype(object)
-    frame = frame.where(frame.notna(), None)
     found: dict[str, list[dict[Any, Any]]] = {}
-    for row in frame[frame["kind"] == "mutating"].to_dict("records"):
-        found.setdefault(str(row["configuration"]), []).append(row)
+    for row in records(facts["webhooks"]):
+        if row["kind"] == "mutating":
+            found.setdefault(str(row["configuration"]), []).append(row)
     return dict(sorted(found.items()))
 
 

@@ -37,6 +37,7 @@ class _Address(Shape):
 class _Locality(Shape):
     region: Any = None
     zone: Any = None
+    sub_zone: Any = None
 
 
 class _Counter(Shape):
@@ -118,6 +119,10 @@ ENDPOINTS = Table(
         "priority": Column("Int64", "0 is used first"),
         "region": Column("string", "region of the endpoint"),
         "zone": Column("string", "zone of the endpoint"),
+        "locality": Column(
+            "string",
+            "region/zone/sub-zone, as istioctl proxy-config eds prints it; NA without any",
+        ),
         "health_flags": Column(
             "object", "tuple: what counts against it, such as failed_outlier_check"
         ),
@@ -142,7 +147,7 @@ _ASSIGNMENTS = ("dynamic_endpoint_configs", "static_endpoint_configs")
 #: What both pages say of an endpoint.
 _NAMES = (
     *("address", "port", "endpoint", "cluster", "status", "weight", "hostname"),
-    *("region", "zone", "priority"),
+    *("region", "zone", "locality", "priority"),
 )
 _COUNTERS = {
     "rq_total": "requests",
@@ -189,7 +194,8 @@ def _used(page: Json, question: Question, facts: Facts) -> Iterator[Block]:
                     cluster,
                     health.get("eds_health_status", "UNKNOWN"),
                     *(host.weight, host.hostname),
-                    *(locality.region, locality.zone, host.priority),
+                    *_named(locality),
+                    host.priority,
                     "FAILED" if health.get("failed_outlier_check") is True else "OK",
                     tuple(name for name, value in health.items() if value is True),
                     *map(counted.get, _COUNTERS),
@@ -206,8 +212,7 @@ def _assigned(dump: Json, question: Question, facts: Facts) -> Iterator[Block]:
         assignment = shaped(shaped(entry, _Entry).endpoint_config, _Assignment)
         cluster = str(assignment.cluster_name)
         for group in each(assignment.endpoints, _Group):
-            locality = shaped(group.locality, _Locality)
-            region, zone, priority = locality.region, locality.zone, group.priority
+            named = _named(shaped(group.locality, _Locality))
             for held in each(group.lb_endpoints, _Held):
                 endpoint = shaped(held.endpoint, _Endpoint)
                 values.append(
@@ -217,13 +222,21 @@ def _assigned(dump: Json, question: Question, facts: Facts) -> Iterator[Block]:
                         held.health_status,
                         held.load_balancing_weight,
                         endpoint.hostname,
-                        region,
-                        zone,
-                        priority,
+                        *named,
+                        group.priority,
                     )
                 )
     shared = {"proxy": proxy_of(question), "origin": "config dump", "health_flags": ()}
     yield _block(_NAMES, values, shared, facts)
+
+
+def _named(locality: _Locality) -> tuple[Any, Any, str | None]:
+    """Return region, zone, and all parts together: one counts with the one above it only."""
+    region, zone, sub_zone = locality.region, locality.zone, locality.sub_zone
+    if not zone:
+        return region, zone, str(region) if region else None
+    text = f"{region or ''}/{zone}"
+    return region, zone, f"{text}/{sub_zone}" if sub_zone else text
 
 
 def _block(
@@ -231,7 +244,7 @@ def _block(
 ) -> Block:
     """Return the rows in istioctl's order, with the pod behind each address."""
     values.sort(key=lambda row: (row[0], row[1] or 0, row[3]))
-    if pods := pods_by_address(facts):
+    if pods := facts.once(pods_by_address):
         names = (*names, "pod_namespace", "pod")
         values = [row + pods.get(row[0], (None, None)) for row in values]
     return Block(names, values, shared)

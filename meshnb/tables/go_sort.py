@@ -162,7 +162,7 @@ class _Sorting(Generic[_T]):
         """Swap three elements in the middle with some that a xorshift of the length chooses."""
         length = end - first
         number = length
-        middle = first + length // 4 * 2 - 1
+        middle = first + length // 4 * 2
         for place in range(middle - 1, middle + 2):
             number ^= number << 13 & _WORD
             number ^= number >> 7

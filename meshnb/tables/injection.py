@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items
+from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items, records
 from meshnb.tables.mesh_settings import parse_yaml
 from meshnb.tables.metadata import labels_of
 from meshnb.tables.namespaces import NEVER_INJECTED, chosen, injection_webhooks
@@ -46,15 +46,14 @@ _SWITCH = "sidecar.istio.io/inject"
 
 @INJECTION.derives
 def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
-    injectors = injection_webhooks(facts)
+    injectors = facts.once(injection_webhooks)
     webhooks_known = bool(injectors) or not facts.gaps("webhooks")
     namespaces = {
         str(dig(document, "metadata", "name")): labels_of(document)
         for _, document in facts.objects(_NAMESPACES)
     }
     settings = _injectors(facts)
-    pods = facts["pods"].astype(object)
-    for pod in pods.where(pods.notna(), None).to_dict("records"):
+    for pod in records(facts["pods"]):
         namespace_labels = namespaces.get(str(pod["namespace"]))
         known = webhooks_known and namespace_labels is not None
         webhook = chosen(injectors, namespace_labels or {}, pod["labels"]) if known else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items, mapping
+from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, items, mapping, records
 from meshnb.tables.metadata import labels_of
 from meshnb.tables.namespaces import NEVER_INJECTED
 from meshnb.tables.selectors import selects
@@ -54,13 +54,14 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
     nothing injects.
     """
     hooks = [hook for _, hook in injection_hooks(facts)]
-    pods = facts["pods"].astype(object)
-    pods = pods.where(pods.notna(), None)
+    pods: dict[str | None, list[Row]] = {}
+    for pod in records(facts["pods"]):
+        pods.setdefault(pod["namespace"], []).append(pod)
     for question, namespace in injected_namespaces(facts):
         name = str(dig(namespace, "metadata", "name"))
         revision = _revision(labels_of(namespace), hooks)
         counts: dict[str, _Count] = {}
-        for pod in pods[pods["namespace"] == name].to_dict("records"):
+        for pod in pods.get(name, []):
             own = str(pod["revision"] or "")
             count = counts.setdefault(own, _Count())
             count.pods += 1

@@ -111,7 +111,7 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
             answers = [
                 answer for answer in (_answer(facts, q) for q in asked) if answer is not None
             ]
-            if not answers:
+            if not asked:
                 facts.gap(f"PROBE {namespace}/{pod}:{number}", "not asked", "was never asked")
             for answer in answers:
                 row.update(_read(facts, answer))
@@ -123,8 +123,9 @@ def _answer(facts: Facts, question: Question) -> Answer | None:
         answer = facts.answer(question)
     except NotRecorded:
         return None
-    if answer.refused and not isinstance(question, HttpQuestion):
-        facts.gap(question, "refused", answer.error or f"refused with {answer.status}")
+    if answer.undelivered or (answer.refused and not isinstance(question, HttpQuestion)):
+        state = "refused" if answer.refused else "silent"
+        facts.gap(question, state, answer.error or f"refused with {answer.status}")
         return None
     return answer
 

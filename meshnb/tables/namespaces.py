@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig
+from meshnb.tables.base import Column, Facts, Json, Listed, Row, Table, dig, records
 from meshnb.tables.metadata import changed, labels_of
 from meshnb.tables.selectors import selects
 
@@ -42,7 +42,7 @@ NEVER_INJECTED = ("kube-system", "kube-public", "kube-node-lease", "local-path-s
 
 @NAMESPACES.derives
 def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
-    injectors = injection_webhooks(facts)
+    injectors = facts.once(injection_webhooks)
 
     def read(document: Json, question: Question, facts: Facts) -> Iterator[Row]:
         name, labels = dig(document, "metadata", "name"), labels_of(document)
@@ -65,9 +65,6 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
 
 def injection_webhooks(facts: Facts) -> list[dict[str, Any]]:
     """Return the webhooks that inject: title, revision and both selectors."""
-    frame = facts["webhooks"].astype(object)
-    frame = frame.where(frame.notna(), None)
-    frame = frame[(frame["kind"] == "mutating") & (frame["purpose"] == "injection")]
     return [
         {
             "title": f"{row['configuration']}/{row['webhook']}",
@@ -75,7 +72,8 @@ def injection_webhooks(facts: Facts) -> list[dict[str, Any]]:
             "namespace_selector": row["namespace_selector"],
             "object_selector": row["object_selector"],
         }
-        for row in frame.to_dict("records")
+        for row in records(facts["webhooks"])
+        if row["kind"] == "mutating" and row["purpose"] == "injection"
     ]
 
 

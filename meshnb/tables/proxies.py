@@ -11,7 +11,7 @@ import yaml
 
 from meshnb.errors import NotRecorded
 from meshnb.sources.base import Answer, HttpQuestion, Question
-from meshnb.tables.base import Column, Facts, Got, Listed, Row, Table, dig, items, mapping
+from meshnb.tables.base import Column, Facts, Got, Listed, Row, Table, dig, items, mapping, records
 from meshnb.tables.envoy import CONFIG_DUMP, ConfigDump, node_of, proxy_of
 
 _SERVER_INFO = Got(15000, "/server_info", proxies=True)
@@ -76,7 +76,7 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
     ]
     wanted = ["proxy", "namespace", "pod", "workload_kind", "workload", "mesh", "service_account"]
     for row, title in zip(
-        shown[wanted].astype(object).where(shown[wanted].notna(), None).to_dict("records"),
+        records(shown[wanted]),
         shown["question"],
         strict=True,
     ):
@@ -211,6 +211,8 @@ def _readiness(
         for answer in _answers(facts, asked, proxy, Got(port, "/healthz/ready")):
             if answer.status == 200:
                 return {"ready": True}
+            if answer.undelivered:
+                continue  # it says nothing of the proxy
             said = answer.content.decode("utf-8", "replace").strip()
             reason = answer.error or f"HTTP {answer.status}" + (f": {said}" if said else "")
             row = {"ready": False, "ready_error": f"{port}: {reason}"}

@@ -27,7 +27,7 @@ PROXY_LOG = Table(
 
 @PROXY_LOG.reads
 def _rows(text: Json, question: Question, facts: Facts) -> Iterator[Row]:
-    read = reader_of(facts)
+    read = facts.once(reader_of)
     for number, line in own_lines(text):
         if read(line) is None:
             yield {"proxy": proxy_of(question), "line": number, **own_line(line)}

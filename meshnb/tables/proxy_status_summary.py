@@ -7,7 +7,7 @@ from typing import Any
 
 from meshnb.sources.ages import age_text
 from meshnb.sources.base import Question
-from meshnb.tables.base import Column, Facts, Row, Table
+from meshnb.tables.base import Column, Facts, Row, Table, records
 from meshnb.tables.proxy_status import PROXY_STATUS
 
 #: istioctl's columns of the old form, in its order: by the URLs of the types.
@@ -44,9 +44,8 @@ _FROM_BAD_TO_GOOD = ("ERROR", "STALE", "NOT SENT", "SYNCED")
 
 @PROXY_STATUS_SUMMARY.derives
 def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
-    frame = facts["proxy_status"].astype(object)
     proxies: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
-    for row in frame.where(frame.notna(), None).to_dict("records"):
+    for row in records(facts["proxy_status"]):
         proxies.setdefault((str(row["proxy"]), str(row["istiod"])), []).append(row)
     for (proxy, istiod), rows in sorted(proxies.items()):
         asked = [row for row in rows if row["sync"] != "IGNORED"]

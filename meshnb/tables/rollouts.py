@@ -29,6 +29,7 @@ ROLLOUTS = Table(
         "labels": Column("object", "labels of its pod template, a dict"),
         "annotations": Column("object", "annotations of its pod template, a dict"),
         "images": Column("object", "images of its containers, a tuple"),
+        "service_account": Column("string", "the service account that its pods run as"),
         "host_network": Column("boolean", "whether its pods use the node's own network"),
     },
 )
@@ -54,5 +55,6 @@ def _rows(replica_set: Json, question: Question, facts: Facts) -> Iterator[Row]:
         "images": tuple(
             str(dig(container, "image")) for container in items(template, "spec", "containers")
         ),
+        "service_account": dig(template, "spec", "serviceAccountName", default="default"),
         "host_network": dig(template, "spec", "hostNetwork", default=False),
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from meshnb.sources.base import HttpQuestion, Question
-from meshnb.tables.base import Column, Facts, Got, Row, Table, dig
+from meshnb.tables.base import Column, Facts, Got, Row, Table, dig, records
 from meshnb.tables.istiod_ports import istiod_pods
 
 _VERSION = Got(15014, "/version", text=True)
@@ -45,8 +45,7 @@ def _rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
     The version of istioctl itself is left out: there is none here.
     """
     yield from _control_plane(facts)
-    frame = facts["proxy_status"].drop_duplicates(["proxy", "istiod"]).astype(object)
-    for row in frame.where(frame.notna(), None).to_dict("records"):
+    for row in records(facts["proxy_status"].drop_duplicates(["proxy", "istiod"])):
         kind = row["proxy_type"]
         yield (
             facts.question(str(row["question"])),

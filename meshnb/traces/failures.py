@@ -3,13 +3,16 @@
 One failure writes a line at every proxy that it passes. The client's proxy says ``via_upstream``,
 the server's proxy says why; when an application calls on, its own answer repeats what it was told.
 Only the line where the failure began is a symptom; the others say who suffered.
+
+A log format of a mesh's own may leave fields out. What follows of the others is filled in here,
+from what Envoy's documentation says of response flags and clusters; anything else stays empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -24,6 +27,30 @@ _CALLER_LEFT = frozenset({"DC", "DR"})
 _REFUSED = ("rbac_access_denied", "jwt_authn_access_denied")
 #: An answer with one of these flags was made by the proxy that logged it.
 _VIA_UPSTREAM = "via_upstream"
+_RESET = "upstream_reset_before_response_started"
+#: How the details begin that Envoy writes with a flag (Envoy: configuration/observability/
+#: access_log/usage, "Response Flags", and configuration/http/http_conn_man/response_code_details).
+_DETAILS_OF: Mapping[str, str] = {
+    "NR": "route_not_found",
+    "NC": "cluster_not_found",
+    "UH": "no_healthy_upstream",
+    "UT": "upstream_response_timeout",
+    "UPE": f"{_RESET}{{protocol_error}}",
+    "UC": f"{_RESET}{{connection_termination}}",
+    "UR": f"{_RESET}{{remote_reset}}",
+    "UO": f"{_RESET}{{overflow}}",
+    "UF": _RESET,
+    "DC": "downstream_remote_disconnect",
+    "RL": "request_rate_limited",
+    "FI": "fault_filter_abort",
+    "UAEX": "ext_authz_denied",
+}
+#: A status that an application answers for what is not its caller's mistake.
+_SERVER_ERROR = 500
+#: Times in logs are cut off to milliseconds.
+_MILLISECOND = 1.0
+#: How a server's proxy says that it has no filter chain for what a client began with.
+_NO_CHAIN = "filter_chain_not_found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +167,68 @@ def _make(facts: Facts) -> Failures:
     chosen = log[failed(log)]
     columns = {name: chosen[name].tolist() for name in _COLUMNS}
     rows = [
-        {name: plain(values[position]) for name, values in columns.items()} | {"index": index}
+        _completed({name: plain(values[position]) for name, values in columns.items()})
+        | {"index": index}
         for position, index in enumerate(chosen.index.tolist())
     ]
     times = log["start_time"].dropna()
     return Failures(
-        failures=tuple(_origins(rows)),
+        failures=tuple(_origins(rows, _forwarding(log))),
         logged=len(log),
         first=times.min().to_pydatetime() if len(times) else None,
         last=times.max().to_pydatetime() if len(times) else None,
     )
 
 
-def _origins(rows: list[dict[str, Any]]) -> Iterator[Failure]:
+def _completed(row: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what a line does not tell because its format has no such field, where it follows."""
+    flags = set(row["flags"] or ()) - {"URX"}
+    if not row["details"] and row["method"]:
+        if flags:
+            row["details"] = next((_DETAILS_OF[one] for one in _DETAILS_OF if one in flags), None)
+        elif row["response_code"] and row["upstream_host"]:
+            row["details"] = _VIA_UPSTREAM  # what a proxy answers itself went to no endpoint
+    elif not row["details"] and flags == {"NR"} and not row["cluster"]:
+        row["details"] = _NO_CHAIN
+    cluster = row["cluster"] or ""
+    # These two send a connection on to the very address that it was for.
+    if not row["downstream_local_address"] and cluster.startswith(("inbound|", "Passthrough")):
+        row["downstream_local_address"] = row["upstream_host"]
+    return row
+
+
+def _forwarding(log: pd.DataFrame) -> frozenset[str]:
+    """Return the proxies whose applications pass on the id of a request when they call on."""
+    known = log[log["request_id"].notna()]
+    inbound = known[known["direction"] == "inbound"]
+    outbound = known[known["direction"] == "outbound"]
+    served = set(zip(inbound["proxy"], inbound["request_id"], strict=True))
+    asked = set(zip(outbound["proxy"], outbound["request_id"], strict=True))
+    return frozenset(proxy for proxy, _ in served & asked)
+
+
+def _meanwhile(row: dict[str, Any], calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the calls that an application began and ended while it worked on a request."""
+    if row["start_time"] is None or row["duration_ms"] is None:
+        return []
+    begin = row["start_time"]
+    end = begin + timedelta(milliseconds=float(row["duration_ms"]) + _MILLISECOND)
+    return [
+        call
+        for call in calls
+        if call["start_time"] is not None
+        and begin <= call["start_time"]
+        and call["start_time"] + timedelta(milliseconds=float(call["duration_ms"] or 0)) <= end
+    ]
+
+
+def _origins(rows: list[dict[str, Any]], forwarding: frozenset[str]) -> Iterator[Failure]:
+    """Yield each failure where it began.
+
+    The id of a request joins the calls of an application with the request that it works on, where
+    the application passes it on; ``forwarding`` are their proxies. Elsewhere time has to do.
+    """
+    by_proxy: dict[str, list[dict[str, Any]]] = {}
     inbound: dict[tuple[str, str], list[dict[str, Any]]] = {}
     outbound_of: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -163,6 +239,7 @@ def _origins(rows: list[dict[str, Any]]) -> Iterator[Failure]:
             inbound.setdefault(key, []).append(row)
         else:
             outbound_of.setdefault((row["request_id"], row["proxy"]), []).append(row)
+            by_proxy.setdefault(row["proxy"], []).append(row)
 
     consequences: set[int] = set()
     callers: dict[int, list[dict[str, Any]]] = {}
@@ -179,9 +256,13 @@ def _origins(rows: list[dict[str, Any]]) -> Iterator[Failure]:
         if row["direction"] != "inbound" or not row["request_id"]:
             continue
         if row["details"] == _VIA_UPSTREAM or _left(row):
-            calls = outbound_of.get((row["request_id"], row["proxy"]), ())
+            calls: Sequence[dict[str, Any]] = outbound_of.get((row["request_id"], row["proxy"]), ())
+            if row["proxy"] not in forwarding and (row["response_code"] or 0) >= _SERVER_ERROR:
+                calls = _meanwhile(row, by_proxy.get(row["proxy"], ()))
             if any(
-                _passed_on(row, call, inbound.get((row["request_id"], call["upstream_host"] or "")))
+                _passed_on(
+                    row, call, inbound.get((call["request_id"], call["upstream_host"] or ""))
+                )
                 for call in calls
             ):
                 consequences.add(row["index"])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 
 from meshnb.tables import Facts
-from meshnb.tables.base import Json, dig, items, mapping
+from meshnb.tables.base import Json, dig, items, mapping, records
 from meshnb.traces.base import Trace
 
 #: Host of every Service of a cluster whose DNS domain is the default.
@@ -384,12 +384,6 @@ def plain(value: Any) -> Any:
     )
 
 
-def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    columns = {name: frame[name].tolist() for name in frame.columns}
-    for position in range(len(frame)):
-        yield {name: plain(values[position]) for name, values in columns.items()}
-
-
 def _make(facts: Facts) -> Mesh:
     objects = tuple(
         ConfigObject(
@@ -404,7 +398,7 @@ def _make(facts: Facts) -> Mesh:
             spec=row["spec"] if isinstance(row["spec"], dict) else {},
             index=index,
         )
-        for index, row in enumerate(_records(facts["istio_config"]))
+        for index, row in enumerate(records(facts["istio_config"]))
     )
     services = tuple(
         ServicePort(
@@ -421,14 +415,15 @@ def _make(facts: Facts) -> Mesh:
             external_name=row["external_name"] or "",
             changed=row["changed"],
         )
-        for row in _records(facts["services"])
+        for row in records(facts["services"])
     )
+    ended = facts.ended()
     pods = tuple(
         Pod(
             namespace=row["namespace"] or "",
             pod=row["pod"] or "",
             address=row["address"] or "",
-            phase=row["phase"] or "",
+            phase="Succeeded" if (row["namespace"], row["pod"]) in ended else row["phase"] or "",
             ready=bool(row["ready"]),
             mesh=row["mesh"] or "none",
             proxy=row["proxy"] or "",
@@ -443,25 +438,23 @@ def _make(facts: Facts) -> Mesh:
             named_ports=row["named_ports"] or {},
             not_ready_reason=row["not_ready_reason"] or "",
         )
-        for row in _records(facts["pods"])
+        for row in records(facts["pods"])
     )
     settings = {
         row["setting"]: row["value"] or ""
-        for row in _records(facts["mesh_settings"])
+        for row in records(facts["mesh_settings"])
         if row["setting"]
     }
     control_plane = frozenset(pod.namespace for pod in pods if pod.mesh == "istiod") or frozenset(
         row["service_namespace"]
-        for row in _records(facts["webhooks"])
+        for row in records(facts["webhooks"])
         if row["purpose"] == "injection" and row["service_namespace"]
     )
     return Mesh(
         _objects=objects,
         _services=services,
         _pods=pods,
-        _namespaces={
-            row["namespace"]: row["labels"] or {} for row in _records(facts["namespaces"])
-        },
+        _namespaces={row["namespace"]: row["labels"] or {} for row in records(facts["namespaces"])},
         _settings=settings,
         _control_plane_namespaces=control_plane,
         _root_namespace=settings.get("rootNamespace") or next(iter(sorted(control_plane)), ""),

@@ -14,7 +14,7 @@ from typing import Any
 
 from meshnb.sources import Manifests
 from meshnb.tables import Facts
-from meshnb.tables.base import Json, Listed, dig, items, mapping
+from meshnb.tables.base import Json, Listed, dig, items, mapping, records
 from meshnb.tables.mesh_settings import parse_yaml
 from meshnb.tables.metadata import annotations_of, labels_of
 from meshnb.traces.base import Trace
@@ -321,8 +321,9 @@ def _read(facts: Facts, kind: str, group: str) -> Iterator[Object]:
 def _held(facts: Facts, kind: str, group: str) -> Iterator[Object]:
     """Yield the objects of a kind that only istiod was asked for."""
     config = facts["istio_config"]
-    for row in config[(config["kind"] == kind) & (config["group"] == group)].to_dict("records"):
-        namespace, name = plain(row["namespace"]) or "", plain(row["name"]) or ""
+    chosen = (config["kind"] == kind) & (config["group"] == group)
+    for row in records(config.loc[chosen, ["namespace", "name", "labels", "annotations", "spec"]]):
+        namespace, name = row["namespace"] or "", row["name"] or ""
         body = {
             "metadata": {
                 "name": name,

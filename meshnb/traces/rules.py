@@ -313,8 +313,7 @@ def _chosen(
     known = [
         rule
         for rule in rules
-        if host_matches(rule_host(rule, mesh), host)
-        and (rule.namespace == namespace or visible(rule, namespace, mesh))
+        if host_matches(rule_host(rule, mesh), host) and visible(rule, namespace, mesh)
     ]
     own = [] if namespace == mesh.root_namespace else [namespace]
     for scope in dict.fromkeys((*own, *host_namespaces(host, mesh), mesh.root_namespace)):

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from meshnb.tables import Facts
+from meshnb.tables.base import records
 from meshnb.traces.base import Trace
 from meshnb.traces.mesh import Mesh, Pod
 
@@ -46,8 +47,7 @@ class Stray:
 
 
 def _records(frame: pd.DataFrame, *columns: str) -> list[dict[Any, Any]]:
-    chosen = frame[list(columns)].astype(object)
-    return chosen.where(chosen.notna(), None).to_dict("records")
+    return list(records(frame[list(columns)]))
 
 
 def _make(facts: Facts) -> tuple[Stray, ...]:

@@ -38,6 +38,7 @@ from meshnb.tables.base import (
     items,
     mapping,
     moment,
+    records,
 )
 from tests.alteration import Altered
 from tests.conftest import unpacked
@@ -537,6 +538,49 @@ def test_a_table_made_from_others_has_their_gaps(first: str, tmp_path: Path) -> 
         assert wanted in facts.gaps(name)
     assert facts.gaps("events") == ()
     assert facts.gaps("services", "injection", "services").count(wanted) == 1
+
+
+def test_what_is_made_once_is_a_gap_of_each_table_that_wants_it() -> None:
+    """Also of those that come when it is there already."""
+    made = []
+
+    def make(facts: Facts) -> int:
+        made.append(list(facts.objects(Listed("nothing.io", "things"))))
+        return len(made)
+
+    def rows(facts: Facts) -> Iterator[tuple[Question, Row]]:
+        yield PODS, {"name": str(facts.once(make))}
+
+    first, second = table(name="first"), table(name="second")
+    first.derives(rows)
+    second.derives(rows)
+    facts = Facts(Bundle(unpacked() / "healthy"), {"first": first, "second": second})
+    assert facts["first"]["name"].tolist() == facts["second"]["name"].tolist() == ["1"]
+    assert [gap.question for gap in facts.gaps("first")] == ["list things.nothing.io"]
+    assert facts.gaps("first") == facts.gaps("second")
+
+
+def test_a_table_is_split_by_the_texts_in_a_column(recorded: Recorded) -> None:
+    facts = recorded("healthy")
+    log = facts["access_log"]
+    split = facts.by("access_log", "proxy")
+    assert set(split) == set(log["proxy"].dropna())
+    for proxy, rows in split.items():
+        assert rows.equals(log[log["proxy"] == proxy])
+
+
+def test_a_row_as_a_dict_has_none_for_what_is_absent() -> None:
+    frame = pd.DataFrame(
+        {
+            "text": pd.array(["a", None], dtype="string"),
+            "number": pd.array([None, 2], dtype="Int64"),
+            "labels": pd.Series([{"app": "x"}, None], dtype=object),
+        }
+    )
+    assert list(records(frame)) == [
+        {"text": "a", "number": None, "labels": {"app": "x"}},
+        {"text": None, "number": 2, "labels": None},
+    ]
 
 
 @pytest.mark.parametrize("first", ["inner", "middle", "outer"])

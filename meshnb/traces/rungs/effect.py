@@ -8,7 +8,7 @@ they set are looked for. What cannot be told from a config dump is UNKNOWN, with
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -123,8 +123,7 @@ class Effects:
         item, mesh = self.item, self.mesh
         merged = same_host(item, mesh) or item
         hosts = homes(rule_host(item, mesh), mesh)
-        rows = _leaving(self._held.rows("clusters", pod.proxy))
-        outbound = rows[rows["service_fqdn"].isin(list(hosts))]
+        outbound = _leaving(self._held.rows("clusters", pod.proxy), hosts)
         mine = where(
             outbound,
             (
@@ -225,8 +224,8 @@ class Effects:
 
     def host_effect(self, hosts: list[str], ports: set[int], pod: Pod) -> Effect:
         """Return whether a proxy has the clusters for hosts, one for each port."""
-        rows = _leaving(self._held.rows("clusters", pod.proxy))
-        mine = rows[(rows["subset"] == "-") & rows["service_fqdn"].isin(hosts)]
+        rows = _leaving(self._held.rows("clusters", pod.proxy), hosts)
+        mine = rows[rows["subset"] == "-"]
         if not len(mine):
             return self._no_cluster(hosts, pod)
         missing = [
@@ -242,7 +241,7 @@ class Effects:
             else f"it has a cluster for {listed(dict.fromkeys(mine['port']))}",
             Cited.of("clusters", mine),
             newest(mine),
-            frozenset(rows.loc[rows["service_fqdn"].isin(hosts), "cluster"]),
+            frozenset(rows["cluster"]),
         )
 
     def _no_cluster(self, hosts: list[str], pod: Pod) -> Effect:
@@ -394,12 +393,14 @@ class ServiceEffects(Effects):
 _NAMED = re.compile(r"[a-z0-9-]+\.[a-z0-9.-]+\.\d+")
 
 
-def _leaving(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the clusters to Services; of a waypoint's the subset stands behind the protocol."""
-    found = rows[rows["direction"].isin(["outbound", "inbound-vip"])].copy()
+def _leaving(rows: pd.DataFrame, hosts: Iterable[str]) -> pd.DataFrame:
+    """Return the clusters to hosts; of a waypoint's the subset stands behind the protocol."""
+    to_services = rows["direction"].isin(["outbound", "inbound-vip"])
+    found = rows[to_services & rows["service_fqdn"].isin(list(hosts))]
     vip = found["direction"] == "inbound-vip"
-    inner = found.loc[vip, "subset"].str.partition("/")[2] if vip.any() else None
-    if inner is not None:
+    if vip.any():
+        found = found.copy()
+        inner = found.loc[vip, "subset"].str.partition("/")[2]
         found.loc[vip, "subset"] = inner.where(inner != "", "-")
     return found
 

@@ -55,10 +55,8 @@ class Holdings:
 
     def rows(self, table: str, proxy: str) -> pd.DataFrame:
         """Return the rows of a proxy."""
-        if table not in self._tables:
-            frame = self.facts[table]
-            self._tables[table] = {str(name): rows for name, rows in frame.groupby("proxy")}
-        return self._tables[table].get(proxy, self.facts[table].iloc[:0])
+        found = self.facts.by(table, "proxy").get(proxy)
+        return self.facts[table].iloc[:0] if found is None else found
 
     def made_from(self, table: str, proxy: str, *titles: str) -> pd.DataFrame:
         """Return the rows of a proxy that were made from objects: ``Kind namespace/name``."""

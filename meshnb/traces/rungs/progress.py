@@ -101,24 +101,10 @@ class Progress:
         self.fresh = facts.now - item.changed < PUSH_DELAY
         self._held = held_objects(facts, item)
         self._running = {pod.pod: pod for pod in istiods(mesh)}
-        self._asked = {
-            question.pod
-            for question, page in facts.documents(_SYNC)
-            if isinstance(question, HttpQuestion) and isinstance(page, list)
-        }
-        status = facts["proxy_status"]
-        self._status = {str(proxy): rows for proxy, rows in status.groupby("proxy")}
-        self._noted = {
-            str(proxy): str(istiod)
-            for proxy, istiod in zip(
-                facts["proxies"]["proxy"], facts["proxies"]["istiod"].fillna(""), strict=True
-            )
-        }
-        listeners = facts["listeners"]
-        self._refused = {
-            str(proxy): rows
-            for proxy, rows in listeners[listeners["error"].notna()].groupby("proxy")
-        }
+        self._asked = facts.once(_asked)
+        self._status = facts.by("proxy_status", "proxy")
+        self._noted = facts.once(_noted)
+        self._listeners = facts.by("listeners", "proxy")
 
     # --- the istiods ---
 
@@ -171,8 +157,8 @@ class Progress:
         proxy = reach.proxy
         rows = self._status.get(proxy, self.facts["proxy_status"].iloc[:0])
         types = types_of(self.item, ztunnel=reach.pod.mesh in _ZTUNNEL)
-        mine = rows[rows["xds"].isin(types)]
-        cites = Cited.of("proxy_status", mine)
+        wanted = rows["xds"].isin(types)
+        cites = Cited.of("proxy_status", rows.loc[wanted, ["xds"]])
         istiod = str(next(iter(rows["istiod"].dropna()), self._noted.get(proxy, "")))
         there = f"connected to {istiod}" if istiod else "connected to no istiod that was asked"
         if effect.state == AGREES:
@@ -183,6 +169,7 @@ class Progress:
                 Standing(proxy, PASSED, "it holds it", cites),
                 Standing(proxy, broken, says, effect.cites),
             )
+        mine = rows[wanted]
         if effect.state in (ABSENT, DIFFERS):
             return self._lacking(proxy, effect, mine, istiod, behind, cites)
         return self._told(proxy, effect, mine, istiod, cites)
@@ -268,11 +255,28 @@ class Progress:
 
     def _refusals(self, proxy: str) -> tuple[Cited, ...]:
         """Cite the listeners that a proxy refused since the change."""
-        if "LDS" not in types_of(self.item) or proxy not in self._refused:
+        rows = self._listeners.get(proxy)
+        if "LDS" not in types_of(self.item) or rows is None:
             return ()
-        rows = self._refused[proxy]
+        rows = rows[rows["error"].notna()]
         late = rows[(rows["refused_at"] >= self.item.changed).fillna(value=False).astype(bool)]
         return Cited.of("listeners", late, 3)
+
+
+def _asked(facts: Facts) -> frozenset[str]:
+    """Return the istiods that said how their proxies stand."""
+    return frozenset(
+        question.pod
+        for question, page in facts.documents(_SYNC)
+        if isinstance(question, HttpQuestion) and isinstance(page, list)
+    )
+
+
+def _noted(facts: Facts) -> Mapping[str, str]:
+    """Return the istiod that each proxy is connected to; an empty text where that is not known."""
+    proxies = facts["proxies"]
+    istiods = proxies["istiod"].fillna("")
+    return {str(one): str(at) for one, at in zip(proxies["proxy"], istiods, strict=True)}
 
 
 def _nowhere(proxy: str) -> Standing:

@@ -22,6 +22,11 @@ _BY_CLUSTER = (
 _INBOUND = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication")
 #: Envoy's details of a request that RBAC refused, with the policy or ``none``.
 _DENIED = "rbac_access_denied_matched_policy["
+#: The columns of the access log that say whether a line is of an object.
+_SEEN = (
+    *("proxy", "start_time", "cluster", "authority", "direction", "details"),
+    "downstream_local_address",
+)
 
 
 class Usage:
@@ -31,10 +36,7 @@ class Usage:
         """Split the access logs by proxy."""
         self.facts = facts
         self.item = item
-        log = facts["access_log"]
-        self._lines: Mapping[str, pd.DataFrame] = {
-            str(proxy): rows for proxy, rows in log.groupby("proxy")
-        }
+        self._lines = facts.once(_lines)
 
     def rung(self, held: Mapping[str, tuple[Reach, Effect]]) -> Rung:
         """Return the rung, from the proxies that the object is in force in."""
@@ -77,23 +79,21 @@ class Usage:
         since = self.item.changed
         if effect.since is not None and effect.since > since:
             since = effect.since
-        recent = rows[(rows["start_time"] >= since).fillna(value=False).astype(bool)]
+        # Rows are chosen once, at the end: each time costs as much as all that is looked at here.
+        chosen = (rows["start_time"] >= since).fillna(value=False).astype(bool)
         if self.item.kind in _BY_CLUSTER:
-            chosen = recent["cluster"].isin(list(effect.clusters)).astype(bool)
+            chosen &= rows["cluster"].isin(list(effect.clusters)).astype(bool)
             if self.item.kind == "VirtualService" and effect.domains:
-                recent = where(
-                    recent[chosen],
-                    (_named(host, effect.domains) for host in recent.loc[chosen, "authority"]),
-                )
-                chosen = pd.Series(data=True, index=recent.index)
+                pairs = zip(chosen.tolist(), rows["authority"].tolist(), strict=True)
+                named = [so_far and _named(host, effect.domains) for so_far, host in pairs]
+                chosen &= pd.Series(named, index=rows.index, dtype=bool)
         elif self.item.kind == "Gateway":
             ports = tuple(effect.domains)
-            chosen = recent["downstream_local_address"].fillna("").str.endswith(ports).astype(bool)
+            local = rows["downstream_local_address"].fillna("")
+            chosen &= local.str.endswith(ports).astype(bool)
         elif reach.pod.mesh == "sidecar":
-            chosen = (recent["direction"] == "inbound").fillna(value=False).astype(bool)
-        else:
-            chosen = pd.Series(data=True, index=recent.index)
-        found: pd.DataFrame = recent[chosen]
+            chosen &= (rows["direction"] == "inbound").fillna(value=False).astype(bool)
+        found: pd.DataFrame = rows[chosen]
         found.attrs["table"] = "access_log"
         return found
 
@@ -114,10 +114,7 @@ class Usage:
     def _failed(self, rows: pd.DataFrame) -> int:
         if "error" in rows:
             return int(rows["error"].notna().sum())
-        bad = (rows["response_code"] >= 500) | (rows["response_code"] == 0)
-        flagged = rows["response_flags"].fillna("-") != "-"
-        refused = rows["details"].fillna("").str.startswith(_DENIED)
-        return int((bad.fillna(value=False) | flagged | refused).sum())
+        return int(rows["failed"].sum())
 
     def _denied(self, rows: pd.DataFrame) -> int:
         """Count what an AuthorizationPolicy itself refused, as far as logs name it."""
@@ -131,6 +128,16 @@ class Usage:
         details = rows["details"].fillna("")
         named = details.str.startswith(own)
         return int((named | (details.str.startswith(nobody) if allows else named)).sum())
+
+
+def _lines(facts: Facts) -> Mapping[str, pd.DataFrame]:
+    """Return what is looked at of each proxy's access log, and whether the request failed."""
+    log = facts["access_log"]
+    bad = (log["response_code"] >= 500) | (log["response_code"] == 0)
+    flagged = log["response_flags"].fillna("-") != "-"
+    refused = log["details"].fillna("").str.startswith(_DENIED)
+    seen = log[list(_SEEN)].assign(failed=bad.fillna(value=False) | flagged | refused)
+    return {str(proxy): rows for proxy, rows in seen.groupby("proxy")}
 
 
 def _named(authority: Any, domains: frozenset[str]) -> bool:
