@@ -36,14 +36,14 @@ def _recording(name: str) -> Path:
 def test_two_alike_end_with_0_as_diff_does(printed: Run) -> None:
     code, out, err = printed(_recording("healthy"), _recording("healthy"))
     assert (code, err) == (0, "")
-    assert out.endswith("Nothing changed; the verdict is healthy, as before.\n")
+    assert out.endswith("Nothing changed: all is well, as before.\n")
 
 
 def test_a_new_problem_comes_first_and_then_what_changed(printed: Run) -> None:
     code, out, err = printed(_recording("healthy"), _recording("subset-missing"))
     assert (code, err) == (1, "")
     first, problem, written, sent = out.splitlines()
-    assert first.endswith("2 changes; the verdict is problem, it was healthy.")
+    assert first.endswith("2 changes: all was well, and now there is a problem.")
     assert problem.startswith("  New problem: VirtualService bookinfo/reviews sends all")
     assert written.startswith("  ~ VirtualService bookinfo/reviews: spec.http[0]")
     assert written.endswith("(by kubectl-client-side-apply at 02:49:56 UTC)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,7 @@ from meshnb.checks.base import (
     ids,
     subject_of,
     symptom_rows,
+    unseen,
     workload_of,
 )
 from meshnb.symptoms import Symptom, Symptoms
@@ -28,6 +30,10 @@ from meshnb.tables import Facts
 from meshnb.tables.base import dig
 from meshnb.traces.mesh import ConfigObject, Mesh
 
+#: What the details of a refusal name: the provider, where istiod put it there, and the policy.
+_NAMED = re.compile(r"istio-ext-authz-(?:(.+?)-)?ns\[([^\]]+)\]-policy\[([^\]]+)\]")
+#: How sure a log line alone is: the policy may have been corrected since.
+_BY_LOG_ALONE = 0.7
 _KINDS = ("envoyExtAuthzGrpc", "envoyExtAuthzHttp")
 
 
@@ -72,13 +78,15 @@ def provider_unknown(
     """Every provider that a CUSTOM policy names is one of the mesh's extensionProviders.
 
     Of a policy with an unknown provider istiod makes one that denies whatever its rules match: 403,
-    with bad-CUSTOM-action in the details.
+    with bad-CUSTOM-action in the details. Where the mesh's settings or the policies may not be
+    read, the details alone name the policy.
     """
     providers = _providers(mesh)
     policies = _custom(mesh)
-    if providers is None:
-        return
-    for policy in policies:
+    if providers is None or unseen(facts, "istio_config", "authorizationpolicies"):
+        known = () if providers is None else policies
+        yield from _named_by_log(known, mesh, symptoms, istio_config, facts)
+    for policy in policies if providers is not None else ():
         name = _provider_of(policy)
         if name in providers:
             continue
@@ -93,6 +101,46 @@ def provider_unknown(
             related=(_settings(mesh),),
             explains=ids(seen),
             severity=Severity.ERROR if seen else None,
+            path="spec.provider.name",
+        )
+
+
+def _named_by_log(
+    known: Collection[ConfigObject],
+    mesh: Mesh,
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    facts: Facts,
+) -> Iterator[Finding]:
+    """Yield what refusals say themselves about policies other than the known ones."""
+    judged = {(policy.namespace, policy.name) for policy in known}
+    found: dict[tuple[str, str], list[Symptom]] = {}
+    providers: dict[tuple[str, str], str] = {}
+    for symptom in symptoms:
+        match = _NAMED.search(symptom.details) if BAD_CUSTOM in symptom.details else None
+        if match is not None and (match[2], match[3]) not in judged:
+            found.setdefault((match[2], match[3]), []).append(symptom)
+            providers.setdefault((match[2], match[3]), match[1] or "")
+    for (namespace, name), seen in found.items():
+        subject = Subject("AuthorizationPolicy", namespace, name)
+        listed = [one for one in _custom(mesh) if (one.namespace, one.name) == (namespace, name)]
+        named = providers[namespace, name]
+        provider = f"provider {named}" if named else "a provider"
+        yield Finding(
+            subject,
+            f"{subject} asks {provider}, of "
+            f"which istiod can make nothing: {where_of(seen, mesh)} denies whatever the policy's "
+            f"rules match, with {BAD_CUSTOM}. Which extensionProviders the mesh defines cannot be "
+            "compared, because not all of its settings and policies may be read.",
+            f"Compare spec.provider.name with the mesh's extensionProviders, and correct it with "
+            f"{edit(subject)}.",
+            evidence=(
+                *symptom_rows(facts, seen),
+                *([config_rows(istio_config, *listed)] if listed else []),
+            ),
+            explains=ids(seen),
+            severity=Severity.INFO if all(one.is_over for one in seen) else Severity.ERROR,
+            certainty=_BY_LOG_ALONE,
             path="spec.provider.name",
         )
 

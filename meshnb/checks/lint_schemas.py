@@ -14,15 +14,13 @@ from typing import Any
 from meshnb.checks.base import Finding, and_list
 from meshnb.checks.expressions import broken_rules
 from meshnb.checks.lint import Say, lint
+from meshnb.checks.refused import REFUSED
+from meshnb.checks.refused_values import Problem
 from meshnb.errors import nearest
 from meshnb.sources import Manifests
 from meshnb.tables import Facts
 from meshnb.tables.base import Json, Listed, dig, items, mapping
-from meshnb.tables.services import declared_protocol
-from meshnb.traces.mesh import hosts_overlap
-from meshnb.traces.objects import Object, Objects, texts
-
-Problem = tuple[str, str]
+from meshnb.traces.objects import Object, Objects
 
 # --- The definition of a kind -------------------------------------------------------------------
 
@@ -269,168 +267,6 @@ def _choice(choices: list[Json], value: Json, *, many: bool) -> str:
 
 # --- What istiod refuses ------------------------------------------------------------------------
 
-_ADMISSIBLE = ("http", "http2", "grpc", "grpc-web", "http_proxy")
-_ENCRYPTED = ("https", "tls")
-_WITH_CERTIFICATE = ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL")
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-
-
-def _gateway(item: Object) -> Iterator[Problem]:
-    if not _LABEL.fullmatch(item.name):
-        yield "metadata.name", "the name of a Gateway has no dots and no capitals"
-    servers = items(item.spec, "servers")
-    if not servers:
-        yield "spec.servers", "there is no server"
-    names: set[str] = set()
-    for position, server in enumerate(servers):
-        path = f"spec.servers[{position}]"
-        if not texts(server, "hosts"):
-            yield f"{path}.hosts", "there is no host"
-        port = mapping(server, "port")
-        if dig(server, "port") is None:
-            yield f"{path}.port", "there is no port"
-        else:
-            yield from _server_port(port, str(dig(server, "bind", default="")), f"{path}.port")
-            name = str(port.get("name") or "")
-            if name in names:
-                yield f"{path}.port.name", f"another server has the name {name!r}, too"
-            names.add(name)
-        yield from _server_tls(server, port, f"{path}.tls")
-
-
-def _protocol(port: Mapping[str, Any]) -> str:
-    return declared_protocol(0, str(port.get("protocol") or ""), "TCP", None)
-
-
-def _server_port(port: Mapping[str, Any], bind: str, path: str) -> Iterator[Problem]:
-    number = port.get("number")
-    if _protocol(port) == "auto":
-        yield f"{path}.protocol", f"{port.get('protocol')!r} is no protocol"
-    if not bind.startswith("unix://") and not (isinstance(number, int) and 0 < number < 65536):
-        yield f"{path}.number", f"{number!r} is no port number"
-    if port.get("targetPort"):
-        yield f"{path}.targetPort", "it has no effect on a Gateway"
-    if not port.get("name"):
-        yield f"{path}.name", "there is no name"
-
-
-def _server_tls(server: Json, port: Mapping[str, Any], path: str) -> Iterator[Problem]:
-    tls = mapping(server, "tls")
-    protocol, mode = _protocol(port), tls.get("mode") or "PASSTHROUGH"
-    given = dig(server, "tls") is not None
-    if protocol in _ENCRYPTED and not given:
-        yield path, f"a server for {port.get('protocol')} needs TLS settings"
-    elif given and protocol not in (*_ENCRYPTED, "auto"):
-        own = any(tls.get(name) for name in ("caCertificates", "privateKey", "serverCertificate"))
-        plain = protocol in _ADMISSIBLE and not own
-        if not plain or mode not in ("PASSTHROUGH", "AUTO_PASSTHROUGH"):
-            yield path, f"a server for {port.get('protocol')} has no TLS"
-    if mode in _WITH_CERTIFICATE and not (tls.get("credentialName") or tls.get("credentialNames")):
-        if mode != "SIMPLE" and not tls.get("caCertificates"):
-            yield path, f"{mode} needs caCertificates or credentialName"
-        if not items(tls, "tlsCertificates"):
-            for name in ("serverCertificate", "privateKey"):
-                if not tls.get(name):
-                    yield path, f"{mode} needs {name} or credentialName"
-
-
-def _virtual_service(item: Object) -> Iterator[Problem]:
-    spec, hosts, gateways = item.spec, texts(item.spec, "hosts"), texts(item.spec, "gateways")
-    if not hosts:
-        for name in ("gateways", "tls", "tcp"):
-            if items(spec, name):
-                yield f"spec.{name}", "a VirtualService without hosts, a delegate, has none"
-    at_gateway = any(name != "mesh" for name in gateways)
-    for position, name in enumerate(gateways):
-        parts = name.split("/" if "/" in name else ".")
-        if not all(_LABEL.fullmatch(part) for part in parts):
-            yield f"spec.gateways[{position}]", f"{name!r} is no name of a gateway"
-    for position, host in enumerate(hosts):
-        if host == "*" and (not at_gateway or "mesh" in gateways):
-            yield f"spec.hosts[{position}]", "the host * is for gateways only"
-        if host != "*":
-            for other in hosts[position + 1 :]:
-                if hosts_overlap(host, other):
-                    yield f"spec.hosts[{position}]", f"it is the same as {other}"
-    if not any(items(spec, name) for name in ("http", "tls", "tcp")):
-        yield "spec", "there is no route: neither http nor tls nor tcp"
-    for number, route in enumerate(items(spec, "http")):
-        ends = [name for name in ("redirect", "directResponse", "delegate") if dig(route, name)]
-        if not items(route, "route") and not ends:
-            yield f"spec.http[{number}]", "it has neither route nor redirect nor directResponse"
-        if items(route, "route") and ("redirect" in ends or "directResponse" in ends):
-            yield f"spec.http[{number}]", f"it has both route and {and_list(ends)}"
-    for protocol in ("tls", "tcp"):
-        for number, route in enumerate(items(spec, protocol)):
-            if not items(route, "route"):
-                yield f"spec.{protocol}[{number}]", "it has no route"
-            if protocol == "tls" and not items(route, "match"):
-                yield f"spec.tls[{number}]", "it has no match"
-
-
-def _sidecar(item: Object) -> Iterator[Problem]:
-    parts = ("egress", "ingress", "outboundTrafficPolicy", "inboundConnectionPool")
-    if not any(dig(item.spec, name) not in (None, []) for name in parts):
-        yield "spec", f"it says nothing: it has none of {and_list(parts)}"
-        return
-    for position, listener in enumerate(items(item.spec, "ingress")):
-        if dig(listener, "port") is None:
-            yield f"spec.ingress[{position}]", "it has no port"
-
-
-def _destination_rule(item: Object) -> Iterator[Problem]:
-    if not item.spec.get("host"):
-        yield "spec.host", "there is no host"
-    seen: set[Any] = set()
-    for position, subset in enumerate(items(item.spec, "subsets")):
-        name = str(dig(subset, "name", default=""))
-        if name in seen:
-            yield f"spec.subsets[{position}].name", f"there is another subset {name}"
-        seen.add(name)
-
-
-def _one_target(item: Object) -> Iterator[Problem]:
-    given = [name for name in ("selector", "targetRef", "targetRefs") if dig(item.spec, name)]
-    if len(given) > 1:
-        yield "spec", f"only one of {and_list(given)} may be there"
-
-
-def _authorization(item: Object) -> Iterator[Problem]:
-    yield from _one_target(item)
-    spec = item.spec
-    if spec.get("action") == "CUSTOM" and not mapping(spec, "provider"):
-        yield "spec.provider", "CUSTOM needs a provider"
-    for number, rule in enumerate(items(spec, "rules")):
-        path = f"spec.rules[{number}]"
-        for part, inner in (("from", "source"), ("to", "operation")):
-            for position, one in enumerate(items(rule, part)):
-                if not any(mapping(one, inner).values()):
-                    yield f"{path}.{part}[{position}].{inner}", "it says nothing"
-        for position, condition in enumerate(items(rule, "when")):
-            if not dig(condition, "key"):
-                yield f"{path}.when[{position}]", "it has no key"
-            elif not items(condition, "values") and not items(condition, "notValues"):
-                yield f"{path}.when[{position}]", "it has neither values nor notValues"
-
-
-def _peer_authentication(item: Object) -> Iterator[Problem]:
-    chosen = mapping(item.spec, "selector", "matchLabels")
-    if not chosen and mapping(item.spec, "portLevelMtls"):
-        yield "spec.portLevelMtls", "only a PeerAuthentication with a selector may set ports"
-
-
-_REFUSED = {
-    "AuthorizationPolicy": _authorization,
-    "DestinationRule": _destination_rule,
-    "Gateway": _gateway,
-    "PeerAuthentication": _peer_authentication,
-    "RequestAuthentication": _one_target,
-    "Sidecar": _sidecar,
-    "Telemetry": _one_target,
-    "VirtualService": _virtual_service,
-    "WasmPlugin": _one_target,
-}
-
 
 @lint("MNB1601", "IST0106")
 def refused_by_istiod(objects: Objects, facts: Facts) -> Iterator[Finding]:
@@ -441,7 +277,7 @@ def refused_by_istiod(objects: Objects, facts: Facts) -> Iterator[Finding]:
     (pkg/config/validation) those are here that decide whether an object has any effect.
     """
     say = Say(objects, facts)
-    for kind, problems in _REFUSED.items():
+    for kind, problems in REFUSED.items():
         for item in objects.of(kind):
             for path, problem in problems(item):
                 yield from say(

@@ -255,9 +255,13 @@ class _Watch:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
+        self._advised = False
 
     def show(self, progress: Progress) -> None:
-        """Draw one moment."""
+        """Draw one moment; before the first one, what the user should rather choose."""
+        if progress.advice and not self._advised:
+            self._advised = True
+            complain(progress.advice)
         line = one_line(str(progress))
         if self._terminal:
             width = max(shutil.get_terminal_size().columns - 1, NARROWEST)

@@ -140,7 +140,10 @@ def _first_cause(page: Page, cause: RankedCause, end: datetime) -> None:
 def _silence(last: datetime, end: datetime) -> str:
     """Say when nothing was seen for long, so that the reader knows that it may be over."""
     ago = int((end - last).total_seconds() / 60)
-    return f", {ago} minutes before the end, and not known to work again" if ago >= LONG_AGO else ""
+    if ago < LONG_AGO:
+        return ""
+    spoken = f"{ago} minutes" if ago < 120 else f"{ago // 60} hours"
+    return f", {spoken} before the end, and not known to work again"
 
 
 def _extent(cause: RankedCause, end: datetime) -> str:

@@ -36,7 +36,14 @@ def permissions(
     gateways; checks of those have no verdict without --secrets.
     """
     from meshnb.sources import Scope, is_cluster  # noqa: PLC0415  not for --help
-    from meshnb.sources.permissions import manifest, missing, needed  # noqa: PLC0415
+    from meshnb.sources.permissions import (  # noqa: PLC0415
+        in_lines,
+        manifest,
+        missing,
+        needed,
+        other_reasons,
+        refused_users,
+    )
 
     scope = Scope(namespaces=namespace, istio_namespace=istio_namespace)
     if source is None:
@@ -46,9 +53,16 @@ def permissions(
     opened = cluster_of(source, chosen) if is_cluster(source) else source_of(source)
     page = Page()
     lacking = missing(opened, scope, secrets=secrets)
-    for permission, said in sorted(lacking.items()):
-        page.add(said, label=f"{permission}:")
-    if not lacking:
+    if lacking:
+        users = ", ".join(refused_users(lacking))
+        page.add(f"{opened.label} refused{f' {users}' if users else ''}:")
+        for line in in_lines(lacking):
+            page.add(line, indent=1)
+        for said in other_reasons(lacking):
+            page.add(said, label="Said:")
+        chosen_here = "".join(f" -n {one}" for one in namespace)
+        page.add(f"`meshnb permissions{chosen_here}` prints roles that allow all that is asked.")
+    else:
         page.add(f"{opened.label} refused nothing.")
     page.show()
     context.exit(PROBLEM if lacking else 0)

@@ -43,8 +43,9 @@ from meshnb.sources.spool import TooLarge
 #: So many lists and logs are read at once.
 LISTS_AT_ONCE = 16
 #: A connection that stays open so long without a word is one to an open port, in seconds; so many
-#: times as long as it took to open, when that is longer, because then everything is slow.
-_SILENCE_S, _SILENCE_FACTOR = 0.7, 4
+#: times as long as it took to open, when that is longer, because then everything is slow. It is
+#: never so long that a server hangs up meanwhile whose client does not speak.
+_SILENCE_S, _SILENCE_FACTOR, _LONGEST_SILENCE_S = 0.7, 4, 4.0
 #: So many times as long as the limit says an answer may take in all: a probe opens the way first,
 #: and a large page keeps coming.
 _PATIENCE = {ListQuestion: 1, LogQuestion: 1, ProbeQuestion: 2, HttpQuestion: 10}
@@ -331,7 +332,8 @@ class Asking:
                     return 0, b"", {"first_frame": await _first_frame(forward), **where}
                 case "tcp":
                     opening = time.monotonic() - begun
-                    await stays_open(forward, max(_SILENCE_S, _SILENCE_FACTOR * opening))
+                    silence = max(_SILENCE_S, _SILENCE_FACTOR * opening)
+                    await stays_open(forward, min(silence, _LONGEST_SILENCE_S))
                     return 0, b"", where
                 case other:
                     raise Broken(f"there is no probe for {other!r}")

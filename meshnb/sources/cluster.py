@@ -11,7 +11,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,12 +26,13 @@ from meshnb.sources.asking import LISTS_AT_ONCE, Asking
 from meshnb.sources.base import Answer, ListQuestion, ProbeQuestion, Question
 from meshnb.sources.discovery import (
     FIRST,
+    NAMESPACES,
     Findings,
     Resources,
     find_pods,
     find_resources,
 )
-from meshnb.sources.istiods import PODS, namespaces_of_istiod
+from meshnb.sources.istiods import PODS, listed, namespaces_of_istiod
 from meshnb.sources.kubeconfig import load_access
 from meshnb.sources.limits import Limits
 from meshnb.sources.open_files import connections_allowed
@@ -42,6 +43,8 @@ from meshnb.sources.scope import Scope
 _UNTAKEN = 256
 #: How often whoever waits hears of the progress, in seconds.
 _TICK_S = 0.2
+#: In so many namespaces it is tried whether pods may be listed, where that is not allowed in all.
+_TRIED = 50
 
 Watch = Callable[[Progress], None]
 
@@ -55,6 +58,8 @@ class _Seen:
     scope: Scope
     questions: tuple[Question, ...]
     answers: dict[Question, Answer] = field(default_factory=dict)
+    #: what the user should rather choose
+    advice: str = ""
 
 
 class Cluster:
@@ -208,7 +213,8 @@ class Cluster:
             return
         busy = dict(go.busy) if go is not None else {}
         waiting = sorted(((pod, now - since) for pod, since in busy.items()), key=lambda p: -p[1])
-        self.watch(Progress(asked, answered, failed, tuple(waiting), now - begun))
+        advice = self._seen.advice if self._seen else ""
+        self.watch(Progress(asked, answered, failed, tuple(waiting), now - begun, advice))
 
     def _look(self) -> _Seen:
         if self._seen is None:
@@ -244,6 +250,10 @@ class Cluster:
             refused = answers[PODS].status == 403
             own = self._access.context.namespace
             notes = []
+            advice = ""
+            if refused and not scope.namespaces:
+                allowed = await self._allowed(server, resources, answers)
+                advice = _advice(own, [one for one in allowed if one != own])
             if refused and not scope.namespaces and own:
                 scope = replace(scope, namespaces=(own,))
                 notes.append(
@@ -258,7 +268,18 @@ class Cluster:
             self._access = server.access
         findings = find_pods(scope, resources, answers, self.label)
         findings.notes[:0] = notes
-        return _Seen(resources, findings, scope, findings.questions(resources), answers)
+        return _Seen(resources, findings, scope, findings.questions(resources), answers, advice)
+
+    async def _allowed(
+        self, server: ApiServer, resources: Resources, answers: Mapping[Question, Answer]
+    ) -> list[str]:
+        """Return in which of the first namespaces pods may be listed, where not in all."""
+        metadata = [one.get("metadata") for one in listed(answers.get(NAMESPACES))]
+        names = [str(one["name"]) for one in metadata if isinstance(one, dict) and one.get("name")]
+        if not names:
+            return []
+        tried = await self._lists(server, tuple(names[:_TRIED]), resources, (PODS,))
+        return list(tried[PODS].detail.get("namespaces", ()))
 
     async def _lists(
         self,
@@ -285,6 +306,20 @@ class Cluster:
             put.busy = asking.busy
             await asking.all(questions)
             self._access = server.access
+
+
+def _advice(own: str, others: Sequence[str]) -> str:
+    """Say which namespaces to choose, to somebody who may not read all of them."""
+    more = "; ".join(
+        (
+            *([f"only {own!r}, the one of the context, is asked"] if own else []),
+            *([f"pods may be listed in {', '.join(others)}"] if others else []),
+        )
+    )
+    return (
+        "pods may not be listed in all namespaces: say with -n NAMESPACE which to ask"
+        f"{f' ({more})' if more else ''}"
+    )
 
 
 def _is_missing(answer: Answer) -> bool:

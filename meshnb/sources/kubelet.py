@@ -17,6 +17,9 @@ _NO_LOG = re.compile(
 _LONGEST = 2000
 #: How the API server begins when no connection to the kubelet of a node can be made.
 _NOT_DIALLED = "error dialing backend: "
+#: What comes with status 500 where a pod's sandbox is not there yet, or is gone: the kubelet's
+#: answer to the upgrade, whose reason containerd swallowed (Kubernetes 1.36 with containerd 2.2).
+_NO_SANDBOX = "406: Not Acceptable"
 
 
 def no_log(body: Body) -> str:
@@ -32,7 +35,10 @@ def not_forwarded(status: int, said: str) -> str:
     if said.startswith(_NOT_DIALLED):
         why = said.removeprefix(_NOT_DIALLED)
         return f"the API server cannot reach the kubelet of the pod's node: {why}"
-    return f"the API server answered with status {status}: {said}"
+    answered = f"the API server answered with status {status}: {said}"
+    if status == 500 and said.startswith(_NO_SANDBOX):
+        return f"the pod does not run yet, or not any more: {answered}"
+    return answered
 
 
 def too_late(seconds: float) -> str:

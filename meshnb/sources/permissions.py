@@ -7,7 +7,7 @@ Nothing here is a list of permissions: they follow from the questions that a clu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from meshnb.sources.base import (
 from meshnb.sources.questions import group_of, list_questions, pod_questions
 from meshnb.sources.scope import Pod, Scope
 
+#: How the names of the roles begin; the rest says what they are for, so that those of one scope
+#: do not take the place of those of another.
 NAME = "meshnb"
 _ISTIO_NAMESPACE = "istio-system"
 #: Resources that lie in no namespace, of those that are listed (Kubernetes' API reference). A Role
@@ -43,6 +45,9 @@ CLUSTER_WIDE = frozenset(
 _FORBIDDEN = re.compile(
     r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
 )
+_USER = re.compile(r'User "([^"]+)" cannot ')
+#: What :mod:`meshnb.sources.asking` says where the API server has no words.
+_ONLY_CREATE = "create on pods/portforward"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -151,33 +156,98 @@ def refused(answer: Answer, scope: Scope | None = None) -> tuple[Permission, ...
         return ()
     said = _FORBIDDEN.search(answer.error or "")
     verb = said["verb"] if said else ""
-    if not said and "create on pods/portforward" in (answer.error or ""):
+    if not said and _ONLY_CREATE in (answer.error or ""):
         verb = "create"
     return tuple(one for one in wanted if one.verb == verb) or wanted
 
 
 def manifest(permissions: Iterable[Permission]) -> str:
-    """Return the roles that allow these, as YAML: a ClusterRole, and a Role per namespace."""
+    """Return the roles that allow these, as YAML: a ClusterRole, and a Role per namespace.
+
+    Each has its scope in its name, and in words in a comment before it.
+    """
     places: dict[str, list[Permission]] = {}
     for one in sorted(permissions):
         places.setdefault(one.namespace, []).append(one)
-    documents = [_role(namespace, places[namespace]) for namespace in sorted(places)]
-    return yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=None, width=100)
+    documents = []
+    for namespace in sorted(places):
+        role, what = _role(namespace, places[namespace])
+        text = yaml.safe_dump(role, sort_keys=False, default_flow_style=None, width=100)
+        documents.append(f"# {role['metadata']['name']}: {what}\n{text}")
+    return "---\n".join(documents)
 
 
-def _role(namespace: str, permissions: Iterable[Permission]) -> dict[str, Any]:
+def _scope_of(namespace: str, permissions: Collection[Permission]) -> tuple[str, str]:
+    """Return the end of a role's name, and what the role is for in words."""
+    lists = {one.resource for one in permissions if one.verb == "list"}
+    if not namespace and lists <= CLUSTER_WIDE:
+        end, what = "cluster-wide", "what lies in no namespace; of use to every scope"
+    elif not namespace:
+        end, what = "all-namespaces", "the whole mesh, in all namespaces"
+    elif lists <= {"pods"}:
+        end, what = "istiod", f"istiod in the namespace {namespace}"
+    else:
+        end, what = "namespace", f"the namespace {namespace}"
+    if "secrets" in lists:
+        return f"{end}-secrets", f"{what}, with lists of Secrets"
+    return end, what
+
+
+def _role(namespace: str, permissions: Collection[Permission]) -> tuple[dict[str, Any], str]:
+    """Return a role, and what it is for in words."""
     verbs: dict[tuple[str, str], list[str]] = {}
     for one in permissions:
         verbs.setdefault((one.group, one.resource), []).append(one.verb)
     rules: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (group, resource), allowed in verbs.items():
         rules.setdefault((group, tuple(sorted(allowed, reverse=True))), []).append(resource)
-    return {
+    end, what = _scope_of(namespace, permissions)
+    metadata = {"name": f"{NAME}-{end}", **({"namespace": namespace} if namespace else {})}
+    role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role" if namespace else "ClusterRole",
-        "metadata": {"name": NAME, **({"namespace": namespace} if namespace else {})},
+        "metadata": {**metadata, "labels": {"app.kubernetes.io/name": NAME}},
         "rules": [
             {"apiGroups": [group], "resources": resources, "verbs": list(allowed)}
             for (group, allowed), resources in rules.items()
         ],
     }
+    return role, what
+
+
+def in_lines(permissions: Iterable[Permission]) -> tuple[str, ...]:
+    """Return permissions in words, those of one verb, group and place in one line.
+
+    ``list pods, services in namespaces road, shop`` is one.
+    """
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for one in sorted(permissions):
+        place = "" if one.resource in CLUSTER_WIDE else "*"
+        places.setdefault((one.group, one.verb, one.resource), []).append(one.namespace or place)
+    lines: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (group, verb, resource), found in places.items():
+        name = f"{resource}.{group}" if group else resource
+        lines.setdefault((group, verb, tuple(found)), []).append(name)
+    return tuple(
+        f"{verb} {', '.join(names)}{_there(found)}" for (_, verb, found), names in lines.items()
+    )
+
+
+def _there(places: tuple[str, ...]) -> str:
+    if places == ("",):
+        return ""
+    if "*" in places:
+        return " in all namespaces"
+    return f" in namespace{'s' if len(places) > 1 else ''} {', '.join(places)}"
+
+
+def other_reasons(lacking: Mapping[Permission, str]) -> tuple[str, ...]:
+    """Return the words of refusals that say more than which permission lacks, each once."""
+    said = dict.fromkeys(lacking.values())
+    return tuple(one for one in said if not (_FORBIDDEN.search(one) or _ONLY_CREATE in one))
+
+
+def refused_users(lacking: Mapping[Permission, str]) -> tuple[str, ...]:
+    """Return as whom the cluster knows the one that it refused, from its words."""
+    found = (_USER.search(said) for said in lacking.values())
+    return tuple(dict.fromkeys(match[1] for match in found if match))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -21,6 +22,9 @@ PROTOCOL = "v4.channel.k8s.io"
 _DATA, _ERROR = 0, 1
 #: A frame that is sent is not larger than this, in bytes; the kubelet sends such, too.
 _FRAME = 32 << 10
+#: A connection that ends within so many seconds was closed at once. Servers that wait for the
+#: client to speak hang up, too, but later: istiod's ControlZ after 10 s (a ReadTimeout).
+AT_ONCE_S = 2.0
 
 
 class Broken(Exception):
@@ -39,6 +43,12 @@ class Forward:
         self._socket = socket
         self._port = port
         self._begun: set[int] = set()
+        self._since = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """For how long it is open, in seconds: since the kubelet's first frame, if one came."""
+        return time.monotonic() - self._since
 
     async def send(self, content: bytes) -> None:
         """Send some bytes; waits while the other side takes none. Raises Broken."""
@@ -62,6 +72,8 @@ class Forward:
                 return b""
             channel, content = (frame[0], frame[1:]) if frame else (_DATA, b"")
             if channel not in self._begun:
+                if not self._begun:
+                    self._since = time.monotonic()
                 self._begun.add(channel)
                 self._check_port(channel, content)
             elif channel == _ERROR and content:
@@ -162,14 +174,15 @@ class TlsOverForward:
 
 
 async def stays_open(forward: Forward, seconds: float) -> None:
-    """Return when a connection was not closed within some time. Raises Broken when it was.
+    """Return when a connection was not closed at once. Raises Broken when it was.
 
     The kubelet says only after the WebSocket is open that it could not connect, so silence is what
-    an open port looks like whose server waits for the client to speak.
+    an open port looks like whose server waits for the client to speak: so many seconds of it
+    suffice. Who hangs up later than :data:`AT_ONCE_S` had accepted the connection, too.
     """
     try:
         received = await asyncio.wait_for(forward.receive(), seconds)
     except TimeoutError:
         return
-    if not received:
+    if not received and forward.age_s <= AT_ONCE_S:
         raise Broken("closed at once")

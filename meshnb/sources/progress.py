@@ -19,6 +19,8 @@ class Progress:
     failed: int
     waiting: tuple[tuple[str, float], ...]
     elapsed_s: float
+    #: what the user should rather choose, in words; known from the first look on
+    advice: str = ""
 
     @property
     def done(self) -> bool:
