@@ -179,6 +179,8 @@ def webhook_out_of_reach(
         row = called.iloc[0]
         namespace, name = str(row["service_namespace"]), str(row["service"])
         ports = [p for p in mesh.services if (p.namespace, p.service) == (namespace, name)]
+        if not ports and mesh.services and not facts.gaps("services"):
+            continue  # there is no such Service: that says the check for it
         servers = mesh.selected(ports[0]) if ports else []
         if ports and not any(pod.ready for pod in servers):
             continue  # nobody is behind the Service: that says the check for it

@@ -86,7 +86,9 @@ def provider_unknown(
     if providers is None or unseen(facts, "istio_config", "authorizationpolicies"):
         known = () if providers is None else policies
         yield from _named_by_log(known, mesh, symptoms, istio_config, facts)
-    for policy in policies if providers is not None else ():
+    if providers is None:
+        return
+    for policy in policies:
         name = _provider_of(policy)
         if name in providers:
             continue

@@ -17,6 +17,8 @@ from meshnb.checks.refused_values import (
     address_problem,
     domain_problem,
     duration_problem,
+    full_host_problem,
+    host_problem,
     is_address,
     percent_problem,
     port_problem,
@@ -33,7 +35,9 @@ _ENCRYPTED = ("https", "tls")
 _WITH_CERTIFICATE = ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 #: What the address of an application in the same pod begins with.
-_OWN_ADDRESSES = ("127.0.0.1:", "0.0.0.0:", "[::1]:", "[::]:", "unix://")
+_OWN_ADDRESSES = ("127.0.0.1:", "0.0.0.0:", "[::1]:", "[::]:", ":", "unix://")
+#: Istio takes 600, too, although it says that 599 is the last.
+_LOWEST_STATUS, _HIGHEST_STATUS = 200, 600
 
 
 def _gateway(item: Object) -> Iterator[Problem]:
@@ -48,7 +52,7 @@ def _gateway(item: Object) -> Iterator[Problem]:
         if not texts(server, "hosts"):
             yield f"{path}.hosts", "there is no host"
         for place, host in enumerate(texts(server, "hosts")):
-            yield from domain_problem(host.partition("/")[2] or host, f"{path}.hosts[{place}]")
+            yield from full_host_problem(host, f"{path}.hosts[{place}]")
         port = mapping(server, "port")
         if dig(server, "port") is None:
             yield f"{path}.port", "there is no port"
@@ -118,8 +122,7 @@ def _virtual_service(item: Object) -> Iterator[Problem]:
     if not any(items(spec, name) for name in ("http", "tls", "tcp")):
         yield "spec", "there is no route: neither http nor tls nor tcp"
     for position, host in enumerate(hosts):
-        if not is_address(host):
-            yield from domain_problem(host, f"spec.hosts[{position}]")
+        yield from host_problem(host, f"spec.hosts[{position}]")
     for number, route in enumerate(items(spec, "http")):
         yield from _http_route(route, f"spec.http[{number}]")
         ends = [name for name in ("redirect", "directResponse", "delegate") if dig(route, name)]
@@ -145,8 +148,12 @@ def _connection(route: Json, hosts: list[str], path: str, protocol: str) -> Iter
         if protocol == "tls" and not texts(match, "sniHosts"):
             yield f"{place}.sniHosts", "there is no name"
         for name in texts(match, "sniHosts") if protocol == "tls" else ():
-            if not any(hosts_overlap(name, host) for host in hosts):
+            if not any(_within(name, host) for host in hosts):
                 yield f"{place}.sniHosts", f"{name!r} is none of the hosts {and_list(hosts)}"
+
+
+def _within(name: str, host: str) -> bool:
+    return name == host or (host.startswith("*") and name.endswith(host[1:]))
 
 
 def _weights(route: Json, path: str) -> Iterator[Problem]:
@@ -161,8 +168,9 @@ def _weights(route: Json, path: str) -> Iterator[Problem]:
             yield f"{place}.weight", f"{weight} is negative"
         if not dig(one, "destination", "host"):
             yield f"{place}.destination.host", "there is no host"
-        number = dig(one, "destination", "port", "number")
-        yield from port_problem(number, f"{place}.destination.port.number")
+        if dig(one, "destination", "port") is not None:
+            number = dig(one, "destination", "port", "number", default=0)
+            yield from port_problem(number, f"{place}.destination.port.number")
 
 
 def _http_route(route: Json, path: str) -> Iterator[Problem]:
@@ -170,21 +178,23 @@ def _http_route(route: Json, path: str) -> Iterator[Problem]:
     yield from _expressions(route, path)
     yield from _faults(mapping(route, "fault"), f"{path}.fault")
     yield from duration_problem(dig(route, "timeout"), f"{path}.timeout")
-    attempts = dig(route, "retries", "attempts")
+    attempts = dig(route, "retries", "attempts", default=0)
     if isinstance(attempts, int) and attempts < 0:
         yield f"{path}.retries.attempts", f"{attempts} is negative"
     tried = f"{path}.retries.perTryTimeout"
     yield from duration_problem(dig(route, "retries", "perTryTimeout"), tried)
     if attempts == 0 and any(dig(route, "retries", name) for name in ("perTryTimeout", "retryOn")):
         yield f"{path}.retries", "it says how to try again, and attempts is 0"
+    if dig(route, "mirror", "host") == "":
+        yield f"{path}.mirror.host", "there is no host"
     shares = [(f"{path}.mirrorPercentage", dig(route, "mirrorPercentage"))]
     for position, mirror in enumerate(items(route, "mirrors")):
         shares.append((f"{path}.mirrors[{position}].percentage", dig(mirror, "percentage")))
     for place, share in shares:
         yield from share_problem(share, place, smallest=0)
     status = dig(route, "directResponse", "status")
-    if isinstance(status, int) and not 200 <= status < 600:
-        yield f"{path}.directResponse.status", f"{status} is not between 200 and 599"
+    if isinstance(status, int) and not _LOWEST_STATUS <= status <= _HIGHEST_STATUS:
+        yield f"{path}.directResponse.status", f"{status} is no status to answer with"
     if dig(route, "redirect") is not None and not any(
         dig(route, "redirect", name)
         for name in ("uri", "authority", "scheme", "port", "derivePort")
@@ -198,8 +208,8 @@ def _faults(fault: Mapping[str, Any], path: str) -> Iterator[Problem]:
     yield from duration_problem(delay.get("fixedDelay"), f"{path}.delay.fixedDelay")
     yield from share_problem(abort.get("percentage"), f"{path}.abort.percentage")
     status = abort.get("httpStatus")
-    if isinstance(status, int) and not 200 <= status < 600:
-        yield f"{path}.abort.httpStatus", f"{status} is not between 200 and 599"
+    if isinstance(status, int) and not _LOWEST_STATUS <= status <= _HIGHEST_STATUS:
+        yield f"{path}.abort.httpStatus", f"{status} is no status to answer with"
 
 
 _MATCHED = ("uri", "scheme", "method", "authority")
@@ -230,10 +240,11 @@ def _sidecar(item: Object) -> Iterator[Problem]:
     for position, listener in enumerate(items(item.spec, "ingress")):
         if dig(listener, "port") is None:
             yield f"spec.ingress[{position}]", "it has no port"
-        place = (dig(listener, "bind"), dig(listener, "port", "number"))
-        if place in bound:
-            yield f"spec.ingress[{position}].port", f"another listener has port {place[1]}, too"
-        bound.add(place)
+        number = dig(listener, "port", "number")
+        if not str(dig(listener, "bind", default="")).startswith("unix://"):
+            if number in bound:
+                yield f"spec.ingress[{position}].port", f"another listener has port {number}, too"
+            bound.add(number)
         own = str(dig(listener, "defaultEndpoint", default="") or "")
         if own and not own.startswith(_OWN_ADDRESSES):
             path = f"spec.ingress[{position}].defaultEndpoint"
@@ -246,14 +257,16 @@ def _sidecar(item: Object) -> Iterator[Problem]:
             if "/" not in host:
                 yield path, f"{host!r} has no namespace before a slash"
             else:
-                yield from domain_problem(host.partition("/")[2], path)
+                yield from full_host_problem(host, path)
         last = position == len(items(item.spec, "egress")) - 1
         if dig(listener, "port") is None and not last:
             yield path.removesuffix(".hosts"), "without a port it must be the last"
 
 
 def _destination_rule(item: Object) -> Iterator[Problem]:
-    if not item.spec.get("host"):
+    if host := str(item.spec.get("host") or ""):
+        yield from host_problem(host, "spec.host")
+    else:
         yield "spec.host", "there is no host"
     seen: set[Any] = set()
     for position, subset in enumerate(items(item.spec, "subsets")):
@@ -279,14 +292,12 @@ _POOL = {
 def _traffic_policy(policy: Json, path: str) -> Iterator[Problem]:
     if policy is None:
         return
-    if not mapping(policy):
+    if all(value == [] for value in mapping(policy).values()):
         yield path, "it says nothing"
     ports = items(policy, "portLevelSettings")
     for position, one in enumerate(ports):
         place = f"{path}.portLevelSettings[{position}]"
-        number = dig(one, "port", "number")
-        yield from port_problem(number, f"{place}.port.number")
-        if number is None:
+        if dig(one, "port") is None:
             yield f"{place}.port", "there is no port"
         if set(mapping(one)) <= {"port"}:
             yield place, "it says nothing but the port"
@@ -315,8 +326,8 @@ def _pool(pool: Json, path: str) -> Iterator[Problem]:
             value = dig(pool, part, name)
             if isinstance(value, int) and value < 0:
                 yield f"{path}.{part}.{name}", f"{value} is negative"
-    connect = f"{path}.tcp.connectTimeout"
-    yield from duration_problem(dig(pool, "tcp", "connectTimeout"), connect)
+    for part, name in (("tcp", "connectTimeout"), ("http", "idleTimeout")):
+        yield from duration_problem(dig(pool, part, name), f"{path}.{part}.{name}")
 
 
 # --- Hosts outside the mesh, and machines in it -------------------------------------------------
@@ -335,7 +346,7 @@ def _service_entry(item: Object) -> Iterator[Problem]:
         elif resolution in ("DNS", "DNS_ROUND_ROBIN") and host.startswith("*") and not endpoints:
             yield path, f"no address can be looked up for {host}, and there are no endpoints"
         else:
-            yield from domain_problem(host, path)
+            yield from host_problem(host, path)
     for position, address in enumerate(texts(spec, "addresses")):
         yield from address_problem(address, f"spec.addresses[{position}]")
         if "/" in address and resolution not in ("NONE", "STATIC"):
@@ -364,8 +375,8 @@ def _entry_ports(item: Object) -> Iterator[Problem]:
         yield from port_problem(number, f"{path}.number")
         if number in numbers:
             yield f"{path}.number", f"another port has the number {number}, too"
-        if not name:
-            yield f"{path}.name", "there is no name"
+        if not _LABEL.fullmatch(str(name or "").lower()):
+            yield f"{path}.name", f"{name!r} is no name of a port"
         elif name in names:
             yield f"{path}.name", f"another port has the name {name}, too"
         numbers.add(number)
@@ -385,6 +396,8 @@ def _machine(place: Json, path: str, *, names: bool = True) -> Iterator[Problem]
     elif address.startswith("unix://"):
         if names:
             yield f"{path}.address", f"{address} is of a socket, which only STATIC can have"
+        if mapping(place, "ports"):
+            yield f"{path}.ports", "a socket has no ports"
     elif not names:
         yield from address_problem(address, f"{path}.address", ranges=False)
     elif not is_address(address):
@@ -392,8 +405,8 @@ def _machine(place: Json, path: str, *, names: bool = True) -> Iterator[Problem]
 
 
 def _workload_entry(item: Object) -> Iterator[Problem]:
-    if not str(item.spec.get("address") or "").startswith("unix://"):
-        yield from _machine(item.spec, "spec")
+    socket = str(item.spec.get("address") or "").startswith("unix://")
+    yield from _machine(item.spec, "spec", names=not socket)
 
 
 REFUSED: Mapping[str, Callable[[Object], Iterator[Problem]]] = {

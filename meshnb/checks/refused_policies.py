@@ -39,8 +39,9 @@ _KEYS = (
     *("destination.ip", "destination.port", "connection.sni"),
     *("request.auth.principal", "request.auth.audiences", "request.auth.presenter"),
 )
-_KEYS_WITH_NAME = re.compile(r"(?:request\.headers|request\.auth\.claims)\[.+\]")
-_OF_ENVOY = "experimental.envoy.filters."
+_KEYS_WITH_NAME = re.compile(
+    r"(?:request\.headers|request\.auth\.claims|experimental\.envoy\.filters\..+)\[.+\]"
+)
 
 
 def _authorization(item: Object) -> Iterator[Problem]:
@@ -49,10 +50,10 @@ def _authorization(item: Object) -> Iterator[Problem]:
     custom = spec.get("action") == "CUSTOM"
     if custom and not mapping(spec, "provider").get("name"):
         yield "spec.provider", "CUSTOM needs a provider"
-    if not custom and mapping(spec, "provider"):
+    if not custom and spec.get("provider") is not None:
         yield "spec.provider", "only CUSTOM has a provider"
-    if spec.get("action") == "DENY" and not items(spec, "rules"):
-        yield "spec.rules", "DENY without a rule denies nothing"
+    if spec.get("action") in ("DENY", "CUSTOM") and not items(spec, "rules"):
+        yield "spec.rules", f"{spec.get('action')} without a rule is for no request"
     for number, rule in enumerate(items(spec, "rules")):
         path = f"spec.rules[{number}]"
         for position, one in enumerate(items(rule, "from")):
@@ -107,12 +108,14 @@ def _condition(condition: Json, path: str, *, custom: bool) -> Iterator[Problem]
         return
     if not values:
         yield path, "it has neither values nor notValues"
-    if key not in _KEYS and not _KEYS_WITH_NAME.fullmatch(key) and not key.startswith(_OF_ENVOY):
+    if "" in values:
+        yield path, "one of its values is empty"
+    if key not in _KEYS and not _KEYS_WITH_NAME.fullmatch(key):
         yield f"{path}.key", f"{key!r} is nothing that a rule can ask for"
     if custom and (key in _KEYS_NOT_FOR_CUSTOM or key.startswith("request.auth.")):
         yield f"{path}.key", f"CUSTOM cannot ask for {key}"
     if key in ("source.ip", "remote.ip", "destination.ip"):
-        for value in values:
+        for value in filter(None, values):
             yield from address_problem(value, path)
     if key == "destination.port":
         yield from _ports(values, path)
@@ -143,8 +146,9 @@ def _request_authentication(item: Object) -> Iterator[Problem]:
         for position, header in enumerate(items(rule, "fromHeaders")):
             if not dig(header, "name"):
                 yield f"{path}.fromHeaders[{position}]", "it has no name"
-        if "" in items(rule, "fromParams"):
-            yield f"{path}.fromParams", "one of the parameters is empty"
+        for name in ("fromParams", "audiences"):
+            if "" in items(rule, name):
+                yield f"{path}.{name}", f"one of {name} is empty"
 
 
 def _scheme(address: str) -> str:
@@ -169,6 +173,8 @@ def _telemetry(item: Object) -> Iterator[Problem]:
                 path = f"spec.metrics[{number}].overrides[{position}].tagOverrides.{tag}"
                 if upsert and not dig(change, "value"):
                     yield path, "UPSERT needs a value"
+                if not upsert and dig(change, "value"):
+                    yield path, "only UPSERT has a value"
 
 
 def _wasm_plugin(item: Object) -> Iterator[Problem]:

@@ -28,9 +28,14 @@ _MILLISECONDS = {
 }
 _LABEL = re.compile(r"[a-zA-Z0-9](?:[-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?")
 #: What Python's expressions have and RE2, which Envoy uses, has not.
-_NOT_IN_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\(\?(?:=|!|<=|<!|>|\()|\\[1-9])")
+_NOT_IN_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\(\?(?:=|!|<=|<!|>|\(|P=)|\\[1-9])")
+_CLASS = re.compile(r"(?<!\\)\[\^?\]?(?:\[:\w+:\]|\\.|[^\]\\])*\]")
 #: What neither has. Other complaints of Python's may be about what only RE2 has.
-_BROKEN = ("missing )", "unbalanced parenthesis", "unterminated character set", "nothing to repeat")
+_BROKEN = (
+    *("missing )", "unbalanced parenthesis", "unterminated character set"),
+    "bad escape (end of pattern)",
+)
+_NOTHING_BEFORE = ("", "(", "|")
 _LONGEST_EXPRESSION = 1024
 _MOST_PERCENT = 100
 #: The smallest share of requests that Envoy can tell from none, in percent.
@@ -92,22 +97,41 @@ def domain_problem(value: str, path: str, *, wildcard: bool = True) -> Iterator[
         if "*" in name:
             yield path, f"{value!r} has a star elsewhere than as its first label"
             return
-    if not all(_LABEL.fullmatch(label) for label in name.split(".")):
+    labels = name.split(".")
+    if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
         yield path, f"{value!r} is no DNS name"
+
+
+def host_problem(value: str, path: str) -> Iterator[Problem]:
+    """Yield what is wrong with a host that may begin with a star, or be an address."""
+    if value.startswith("*") and not value.startswith("*.") and "." in value:
+        value = f"*.{value.partition('.')[2]}"  # a star may begin a label, too
+    if not is_address(value):
+        yield from domain_problem(value, path)
+
+
+def full_host_problem(value: str, path: str) -> Iterator[Problem]:
+    """Yield what is wrong with a host that is ``NAMESPACE/NAME``, or a name alone."""
+    name = value.partition("/")[2] or value
+    if "." not in name and "*" not in name:
+        yield path, f"{name!r} is a short name, which is not known there"
+    else:
+        yield from domain_problem(name, path)
 
 
 def regex_problem(value: Json, path: str) -> Iterator[Problem]:
     """Yield what RE2 does not take of a regular expression, as far as that is certain."""
     if not isinstance(value, str) or len(value) > _LONGEST_EXPRESSION or r"\Q" in value:
         return
-    if unknown := _NOT_IN_RE2.search(value):
+    if unknown := _NOT_IN_RE2.search(_CLASS.sub("", value)):
         yield path, f"{unknown[1]} is not known to RE2, whose expressions Envoy takes"
         return
     try:
         with warnings.catch_warnings(action="ignore"):
             re.compile(value)
     except re.error as error:
-        if error.msg.startswith(_BROKEN):
+        empty = error.msg == "nothing to repeat" and value[: error.pos][-1:] in _NOTHING_BEFORE
+        if empty or error.msg.startswith(_BROKEN):
             yield path, f"{value!r} is no regular expression: {error.msg}"
     except (RecursionError, OverflowError):
         return

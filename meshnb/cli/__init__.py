@@ -31,6 +31,13 @@ from meshnb.errors import MeshnbError, SourceError, UsageError
 
 __all__ = ["UNUSABLE", "USAGE", "commands", "main", "run"]
 
+_HELP = """\
+Find out what is wrong with an Istio mesh, and show the evidence.
+
+\b
+To begin with:
+  meshnb diagnose cluster                    asks the cluster of kubectl's current context
+  meshnb diagnose recorded:subset-missing    without a cluster: a mesh that was recorded"""
 _EXIT_CODES = """\
 \b
 Exit codes:
@@ -60,6 +67,7 @@ COMMANDS = (
 
 @click.group(
     commands=COMMANDS,
+    help=_HELP,
     invoke_without_command=True,
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -71,7 +79,7 @@ COMMANDS = (
 )
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Find out what is wrong with an Istio mesh, and show the evidence."""
+    """Show the help, unless there is a command to run."""
     if context.invoked_subcommand is None:
         say(context.get_help() + "\n")
 

@@ -218,7 +218,8 @@ def _role(namespace: str, permissions: Collection[Permission]) -> tuple[dict[str
 def in_lines(permissions: Iterable[Permission]) -> tuple[str, ...]:
     """Return permissions in words, those of one verb, group and place in one line.
 
-    ``list pods, services in namespaces road, shop`` is one.
+    ``list pods, services in namespaces road, shop`` is one; ``list jobs (batch) in all namespaces``
+    is one of a group.
     """
     places: dict[tuple[str, str, str], list[str]] = {}
     for one in sorted(permissions):
@@ -226,10 +227,10 @@ def in_lines(permissions: Iterable[Permission]) -> tuple[str, ...]:
         places.setdefault((one.group, one.verb, one.resource), []).append(one.namespace or place)
     lines: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for (group, verb, resource), found in places.items():
-        name = f"{resource}.{group}" if group else resource
-        lines.setdefault((group, verb, tuple(found)), []).append(name)
+        lines.setdefault((group, verb, tuple(found)), []).append(resource)
     return tuple(
-        f"{verb} {', '.join(names)}{_there(found)}" for (_, verb, found), names in lines.items()
+        f"{verb} {', '.join(names)}{f' ({group})' if group else ''}{_there(found)}"
+        for (group, verb, found), names in lines.items()
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+
+import pandas as pd
 
 from meshnb.symptoms.base import Symptom
 from meshnb.tables import Facts
@@ -13,6 +16,10 @@ from meshnb.traces.mesh import Mesh, plain
 
 #: How long after the last event a pod that could not be made still counts, when nothing mended it.
 _EVENT_AGE = timedelta(minutes=15)
+#: How the API server says that it could not call one of Istio's webhooks.
+_NO_WEBHOOK = re.compile(r'failed calling webhook "([^"]+istio\.io)"')
+#: How Kubernetes says of an owner of pods that it got what it wanted.
+_MADE = ("SuccessfulCreate", "Completed")
 
 
 def pods(facts: Facts, mesh: Mesh, failures: Failures) -> Iterator[Symptom]:
@@ -52,6 +59,9 @@ def _not_made(facts: Facts, mesh: Mesh) -> Iterator[Symptom]:
             rollouts["namespace"], rollouts["replica_set"], rollouts["replicas_wanted"], strict=True
         )
     }
+    owners = events[events["reason"].isin(_MADE)].groupby(["kind", "namespace", "name"])
+    made_at = owners["last_seen"].max().to_dict()
+    uncalled = _uncalled(chosen)
     for index, row in zip(chosen.index.tolist(), chosen.to_dict("records"), strict=True):
         last = plain(row["last_seen"])
         if last is None or facts.now - last.to_pydatetime() > _EVENT_AGE:
@@ -66,7 +76,12 @@ def _not_made(facts: Facts, mesh: Mesh) -> Iterator[Symptom]:
         ]
         made_since = any(pod.created is not None and pod.created >= last for pod in made)
         wanted = all_wanted.get(owner)
+        told = plain(made_at.get(owner))
+        made_since |= told is not None and told > last
         enough = wanted is not None and sum(pod.running for pod in made) >= wanted
+        webhook = _NO_WEBHOOK.search(str(row["message"]))
+        if webhook and _injected_since(uncalled[webhook[1]], str(row["namespace"]), facts, mesh):
+            continue  # the webhook answers again
         if not made_since and not enough:
             grouped.setdefault((str(row["namespace"]), str(row["name"])), []).append(index)
     for (namespace, name), rows in grouped.items():
@@ -83,3 +98,28 @@ def _not_made(facts: Facts, mesh: Mesh) -> Iterator[Symptom]:
             details=str(worst["message"]),
             workload=(namespace, name),
         )
+
+
+def _uncalled(refused: pd.DataFrame) -> dict[str, pd.Timestamp]:
+    """Return when each of Istio's webhooks could not be called last."""
+    found: dict[str, pd.Timestamp] = {}
+    for message, last in zip(refused["message"], refused["last_seen"], strict=True):
+        webhook = _NO_WEBHOOK.search(str(message))
+        if webhook and plain(last) is not None:
+            found[webhook[1]] = max(last, found.get(webhook[1], last))
+    return found
+
+
+def _injected_since(last: pd.Timestamp, namespace: str, facts: Facts, mesh: Mesh) -> bool:
+    """Whether a pod was injected after a time by what injects the pods of a namespace."""
+    webhooks = facts["webhooks"]
+    injectors = webhooks[webhooks["kind"] == "mutating"]
+    # With one injector for all namespaces, a pod in any of them proves that it answers.
+    one = len(injectors[["service_namespace", "service"]].drop_duplicates()) == 1
+    return any(
+        pod.created is not None
+        and pod.created > last
+        and pod.mesh == "sidecar"
+        and (one or pod.namespace == namespace)
+        for pod in mesh.pods
+    )

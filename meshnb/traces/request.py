@@ -31,6 +31,7 @@ from meshnb.traces.ends.places import ports_of, running_pod
 from meshnb.traces.envoy.matchers import Headers
 from meshnb.traces.hop import Hop
 from meshnb.traces.mesh import MESH, Mesh, Pod, plain
+from meshnb.traces.peers import Peers, is_forwarded
 
 __all__ = ["Outcome", "Predicted", "Request", "RequestTrace", "follow_request", "requests_of"]
 
@@ -61,7 +62,7 @@ class Request:
     port: int = 0
     #: the client's pod as namespace/pod, where it has no Envoy; ``proxy`` is empty then
     client: str = ""
-    #: where the client is, as the first proxy sees it; empty where it is not known
+    #: where the client's end of the connection is; empty where it is not known
     source: str = ""
     #: HTTP/1.1 or HTTP/2; empty where it is not known
     protocol: str = ""
@@ -358,7 +359,7 @@ def _asked(proxy: str) -> HttpQuestion:
 
 _CHOSEN = (
     *("proxy", "start_time", "method", "path", "protocol", "authority", "user_agent"),
-    *("request_id", "requested_server_name", "direction"),
+    *("request_id", "requested_server_name", "direction", "x_forwarded_for"),
     *("downstream_local_address", "downstream_remote_address"),
 )
 
@@ -369,24 +370,29 @@ def requests_of(facts: Facts, rows: Iterable[int] | None = None) -> list[Request
     chosen = log if rows is None else log.iloc[list(rows)]
     mesh: Mesh = MESH.make(facts)
     columns = {name: chosen[name].tolist() for name in _CHOSEN}
+    peers = Peers(facts, mesh)
     return [
-        _of_line(mesh, {name: plain(values[row]) for name, values in columns.items()})
+        _of_line(mesh, peers, {name: plain(values[row]) for name, values in columns.items()})
         for row in range(len(chosen))
     ]
 
 
-def _of_line(mesh: Mesh, line: Mapping[str, Any]) -> Request:
+def _of_line(mesh: Mesh, peers: Peers, line: Mapping[str, Any]) -> Request:
     proxy = str(line["proxy"])
     pod = mesh.pod_of(proxy)
     local = str(line["downstream_local_address"] or "")
-    remote = str(line["downstream_remote_address"] or "")
+    remote = peers.end(line)
     address, port = _endpoint(local)
-    source, _ = _endpoint(remote)
+    source = peers.address(line)
     # By where it goes, not by the cluster it went to: that is a result.
     inbound = address == pod.address if pod is not None else line["direction"] == "inbound"
     if pod is not None and pod.mesh != "sidecar":
         inbound = True
-    agent = line["user_agent"]
+    agent, forwarded = line["user_agent"], line["x_forwarded_for"]
+    headers = () if agent is None else (("user-agent", str(agent)),)
+    # Only at a sidecar it is what was sent: a gateway adds the peer before it logs.
+    if forwarded is not None and line["direction"] == "inbound" and is_forwarded(line):
+        headers = (*headers, ("x-forwarded-for", str(forwarded)))
     method = str(line["method"] or "")
     name = str(line["requested_server_name"] or "")
     return Request(
@@ -395,7 +401,7 @@ def _of_line(mesh: Mesh, line: Mapping[str, Any]) -> Request:
         method=method,
         path=str(line["path"] or ""),
         authority=str(line["authority"] or ""),
-        headers=() if agent is None else (("user-agent", str(agent)),),
+        headers=headers,
         address=address,
         port=port,
         source=source,

@@ -45,6 +45,9 @@ _NOT = ("not_rule", "not_id")
 #: The regular expression that istiod makes of ``source.namespaces``.
 _NAMESPACE = re.compile(r"\.\*/ns/([^/]+)/\.\*")
 
+#: The regular expressions that istiod makes of ``*``.
+_ANYTHING = (".+", ".*")
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -109,7 +112,8 @@ def rule_on(rules: Json, arrival: Arrival) -> Ruling:
         truth = policy_matches(policies[name], arrival)
         if isinstance(truth, Undecided):
             unknown.append(name)
-            reason = reason or Undecided(f"of {rule_words(name)}: {truth.reason}")
+            if reason is None:
+                reason = Undecided(f"of {rule_words(name)}: {truth.reason}")
         elif truth:
             return Ruling(action, action != "DENY", (*unknown, name))
     if action == "LOG":
@@ -371,27 +375,44 @@ def _had_metadata(matcher: Mapping[str, Any], arrival: Arrival) -> str:
 
 
 def nearest_miss(policies: Mapping[str, Any], arrival: Arrival) -> Miss | None:
-    """Return the rule that lacks the fewest conditions; among equals the most alike one."""
-    pairs = ((name, one) for name, policy in policies.items() for one in _failures(policy, arrival))
+    """Return the rule that lacks the fewest conditions.
+
+    Among equals it is one that names this very caller, and then the most alike one.
+    """
+    found = (one for name, policy in policies.items() for one in _misses(name, policy, arrival))
     candidates = [
-        (len(failed), -_likeness(failed), name, failed) for name, failed in islice(pairs, _MOST)
+        (len(miss.conditions), not meant, -_likeness(miss.conditions), miss.policy, miss)
+        for miss, meant in islice(found, _MOST)
     ]
     if not candidates:
         return None
-    *_, name, failed = min(candidates, key=lambda one: one[:3])
-    return Miss(name, failed)
+    return min(candidates, key=lambda one: one[:4])[4]
 
 
-def _failures(policy: Json, arrival: Arrival) -> Iterator[tuple[Condition, ...]]:
-    """Yield, for each permission with each principal, the conditions that do not hold."""
+def _misses(name: str, policy: Json, arrival: Arrival) -> Iterator[tuple[Miss, bool]]:
+    """Yield what each permission with each principal lacks, and whether it names the caller."""
     for permission in items(policy, "permissions"):
         for principal in items(policy, "principals"):
-            parts = (*_parts(permission), *_parts(principal))
-            yield tuple(
+            callers = tuple(_parts(principal))
+            failed = tuple(
                 Condition(condition_words(part), _had(part, arrival), False)
-                for part in parts
+                for part in (*_parts(permission), *callers)
                 if holds(part, arrival) is False
             )
+            meant = any(_specific(part) and holds(part, arrival) is True for part in callers)
+            yield Miss(name, failed), meant
+
+
+def _specific(principal: Json) -> bool:
+    """Whether a principal is about certain callers: not about all, nor about all but some."""
+    for kind, value in mapping(principal).items():
+        if kind in _AND or kind in _OR:
+            return all(map(_specific, items(value, {**_AND, **_OR}[kind])))
+        if kind in ("authenticated", "filter_state"):
+            matcher = mapping(value, "principal_name" if kind == "authenticated" else "string_match")
+            return bool(matcher) and dig(matcher, "safe_regex", "regex") not in _ANYTHING
+        return kind not in ("any", *_NOT)
+    return False
 
 
 def _parts(condition: Json, depth: int = 0) -> Iterator[Json]:

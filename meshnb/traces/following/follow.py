@@ -122,6 +122,8 @@ class Follower:
         """Return whose certificate comes with a request that arrives at a proxy."""
         if request.way == LEAVING or request.tls is False:
             return _Caller()
+        if not request.source:
+            return _Caller(Undecided("who sent it to the proxy is not known"))
         return _Caller(self._identities.names(self.mesh.pod_at(request.source)))
 
     def _unproxied(self, passed: Passed, request: Request) -> None:

@@ -29,11 +29,12 @@ from meshnb.traces.envoy.matchers import Headers, Undecided, normal_path
 from meshnb.traces.envoy.policies import Decisions, deciding
 from meshnb.traces.following.identities import Identities
 from meshnb.traces.mesh import Mesh, plain
+from meshnb.traces.peers import Peers, is_forwarded
 
 #: Columns of the table ``access_log`` that show what a client sent, and to whom.
 SENT = (
     *("proxy", "direction", "start_time", "method", "path", "protocol", "authority"),
-    *("user_agent", "x_forwarded_for", "requested_server_name"),
+    *("user_agent", "x_forwarded_for", "request_id", "requested_server_name"),
     *("downstream_local_address", "downstream_remote_address"),
 )
 
@@ -60,6 +61,7 @@ class Inbound:
         self._mesh = mesh
         self.configs = ProxyConfigs(facts)
         self._facts = facts
+        self._peers = Peers(facts, mesh)
 
     @cached_property
     def identities(self) -> Identities:
@@ -86,7 +88,7 @@ class Inbound:
         time = line["start_time"]
         if time is not None and listener.since is not None and time < listener.since:
             return Undecided("the listener was changed since")
-        connection = _connection(line)
+        connection = _connection(line, self._peers.address(line))
         match = match_chain(listener.resource, connection)
         if match.chain is None:
             return Undecided(match.undecided or "no filter chain takes it")
@@ -96,7 +98,11 @@ class Inbound:
             path = normal_path(str(line["path"]), manager)
             if isinstance(path, Undecided):
                 return path
-            remote = trusted_client(manager, line["x_forwarded_for"], arrival.source)
+            remote = (
+                _split(line["downstream_remote_address"])[0]
+                if is_forwarded(line)
+                else trusted_client(manager, line["x_forwarded_for"], arrival.source)
+            )
             if isinstance(remote, Undecided):
                 return remote
             arrival = replace(arrival, headers=_headers(line, path.path), remote=remote)
@@ -108,12 +114,16 @@ class Inbound:
         context = tls_context(chain.get("transport_socket"))
         names: tuple[str, ...] | Undecided = ()
         if context is not None and context.get("require_client_certificate") is True:
-            names = self.identities.names(self._mesh.pod_at(connection.source))
+            names = (
+                self.identities.names(self._mesh.pod_at(connection.source))
+                if connection.source
+                else Undecided("who sent it to the proxy is not known")
+            )
         return Arrival(
             encrypted=context is not None,
             names=names,
-            source=connection.source,
-            remote=connection.source,
+            source=connection.source or None,
+            remote=connection.source or None,
             destination=connection.address,
             destination_port=connection.port,
             server_name=connection.server_name,
@@ -121,9 +131,8 @@ class Inbound:
         )
 
 
-def _connection(line: Mapping[str, Any]) -> Connection:
+def _connection(line: Mapping[str, Any], source: str) -> Connection:
     address, port = _split(line["downstream_local_address"])
-    source, _ = _split(line["downstream_remote_address"])
     server_name, request = str(line["requested_server_name"] or ""), line["method"] is not None
     version = HTTP2 if line["protocol"] == "HTTP/2" else HTTP1
     if server_name:

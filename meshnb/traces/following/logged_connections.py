@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from meshnb.tables import Facts
-from meshnb.traces.mesh import plain
+from meshnb.traces.mesh import MESH, plain
+from meshnb.traces.peers import COLUMNS, Peers
 
 #: The address that was asked for, and the client's, as a log has them.
 Ends = tuple[str, str]
@@ -32,20 +33,21 @@ class LoggedConnections:
     def of(cls, facts: Facts) -> LoggedConnections:
         """Read the access logs of a source."""
         log = facts["access_log"]
-        names = ("proxy", "downstream_local_address", "downstream_remote_address")
-        columns = (log[name].tolist() for name in (*names, "start_time", "request_id"))
+        peers = Peers(facts, MESH.make(facts))
+        names = (*COLUMNS, "start_time")
         times: dict[tuple[str, Ends], list[datetime]] = {}
         by_id: dict[tuple[str, str], list[tuple[Ends, datetime]]] = {}
         proxies: set[str] = set()
-        for proxy, local, remote, start, request in zip(*columns, strict=True):
-            proxies.add(str(proxy))
-            time = plain(start)
+        for values in zip(*(log[name].tolist() for name in names), strict=True):
+            line = dict(zip(names, map(plain, values), strict=True))
+            proxy, request, time = str(line["proxy"]), line["request_id"], line["start_time"]
+            proxies.add(proxy)
             if time is None:
                 continue
-            ends = (str(local), str(remote))
-            times.setdefault((str(proxy), ends), []).append(time)
-            if plain(request) is not None:
-                by_id.setdefault((str(proxy), str(request)), []).append((ends, time))
+            ends = (str(line["downstream_local_address"] or ""), peers.end(line))
+            times.setdefault((proxy, ends), []).append(time)
+            if request is not None:
+                by_id.setdefault((proxy, str(request)), []).append((ends, time))
         return cls(
             {key: tuple(sorted(found)) for key, found in times.items()},
             {key: tuple(found) for key, found in by_id.items()},
@@ -53,7 +55,12 @@ class LoggedConnections:
         )
 
     def first_after(self, proxy: str, ends: Ends, since: datetime, time: datetime) -> bool:
-        """Whether a request is the first that came by its connection at or after a time."""
+        """Whether a request is the first that came by its connection at or after a time.
+
+        It may be where the log does not tell the connection: its client's port is not known.
+        """
+        if not ends[1] or ends[1].endswith(":0"):
+            return True
         known = self.times.get((proxy, ends), ())
         at = bisect_left(known, since)
         return at >= len(known) or known[at] >= time
