@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from meshnb.errors import NotRecorded
+from meshnb.sources import open_source
 from meshnb.sources.base import (
     Answer,
     HttpQuestion,
@@ -139,6 +140,36 @@ def test_endpoints_know_the_pod_behind_an_address(recorded: Recorded) -> None:
     assert (found["pod"].map(pods["address"]) == found["address"]).all()
     assert not found["pod"].map(pods["host_network"]).any()
     assert facts["endpoints"]["requests"].max() > 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "printed"),
+    [
+        ({"region": "r", "zone": "z", "sub_zone": "s"}, "r/z/s"),
+        ({"region": "r", "zone": "z"}, "r/z"),
+        ({"region": "r", "sub_zone": "s"}, "r"),
+        ({"zone": "z", "sub_zone": "s"}, "/z/s"),
+        ({"sub_zone": "s"}, None),
+        ({}, None),
+    ],
+)
+def test_a_locality_is_written_as_istioctl_does(
+    parts: dict[str, str], printed: str | None, tmp_path: Path
+) -> None:
+    """A part counts only beside the one above it; a zone does without its region."""
+    endpoint = {"address": {"socket_address": {"address": "192.0.2.1", "port_value": 80}}}
+    assigned = {
+        "cluster_name": "outbound|80||a.b",
+        "endpoints": [{"locality": parts, "lb_endpoints": [{"endpoint": endpoint}]}],
+    }
+    dumped = {
+        "@type": "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump",
+        "dynamic_endpoint_configs": [{"endpoint_config": assigned}],
+    }
+    file = tmp_path / "dump.json"
+    file.write_text(json.dumps({"configs": [dumped]}))
+    (found,) = Facts(open_source(file))["endpoints"]["locality"]
+    assert (None if pd.isna(found) else found) == printed
 
 
 def test_every_proxy_has_one_row_whether_it_answers_or_not(recorded: Recorded) -> None:
@@ -280,7 +311,8 @@ def test_an_odd_entry_costs_no_more_than_itself(
     assert len(facts[table]) <= 1
 
 
-def test_more_than_twelve_route_configurations_are_in_a_plain_order() -> None:
+def test_more_than_twelve_route_configurations_are_in_the_order_that_go_sorts_them_in() -> None:
+    """The order is what istioctl printed of this very dump: its comparison is no true order."""
     names = ["b", "900", "a", *map(str, range(20, 0, -1)), "80"]
     configs = [
         {
@@ -300,7 +332,8 @@ def test_more_than_twelve_route_configurations_are_in_a_plain_order() -> None:
         ]
     }
     routes = Facts(_OneAnswer(dump=(DUMP, json.dumps(dump).encode())))["routes"]
-    assert list(routes["name"]) == [*map(str, range(1, 21)), "80", "900", "b", "a"]
+    ordered = [*map(str, range(1, 18)), "b", "18", "19", "20", "a", "80", "900"]
+    assert list(routes["name"]) == ordered
     assert set(routes["virtual_service"]) == {"404"}
     assert set(routes["domains"]) == {"x"}
 
