@@ -507,6 +507,7 @@ _NAME = r"(?s).+"
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 _CODE = r"MNB\d{3}"
 _SUBJECT = {"kind": _NAME, "namespace": r".*", "name": _NAME}
+_SYMPTOMS = {"request", "connection", "pod", "sync", "control plane", "state"}
 _SHAPE: Mapping[str, Any] = {
     "format": {1},
     "source": _NAME,
@@ -515,11 +516,23 @@ _SHAPE: Mapping[str, Any] = {
     "symptoms": [
         {
             "id": r"s\d+",
-            "kind": {"request", "connection", "pod", "sync", "control plane"},
+            "kind": _SYMPTOMS,
             "message": _NAME,
             "count": int,
             "first_seen": (_TIME, {None}),
             "last_seen": (_TIME, {None}),
+        }
+    ],
+    "past": [
+        {
+            "id": _NAME,
+            "kind": _SYMPTOMS,
+            "message": _NAME,
+            "count": int,
+            "first_seen": (_TIME, {None}),
+            "last_seen": (_TIME, {None}),
+            "over_since": (_TIME, {None}),
+            "changed_then": [{"at": _TIME, "kind": _NAME, "namespace": str, "name": _NAME}],
         }
     ],
     "causes": [

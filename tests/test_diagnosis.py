@@ -85,6 +85,7 @@ WHOLE = {
     "recorded_at": str,
     "verdict": str,
     "symptoms": list,
+    "past": list,
     "causes": list,
     "ruled_out": list,
     "unknown": list,
@@ -115,6 +116,8 @@ def test_the_json_form_has_exactly_the_fields_of_format_1(name: str) -> None:
         assert_shape(symptom, SYMPTOM)
         for moment in (symptom["first_seen"], symptom["last_seen"]):
             assert moment is None or datetime.fromisoformat(moment) <= diagnosis.facts.now
+    for over in document["past"]:
+        assert_shape(over, {**SYMPTOM, "over_since": (str, type(None)), "changed_then": list})
     known = [symptom["id"] for symptom in document["symptoms"]]
     assert known == [f"s{number}" for number in range(1, len(known) + 1)]
     for rank, cause in enumerate(document["causes"], start=1):
