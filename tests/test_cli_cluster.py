@@ -11,7 +11,7 @@ import pytest
 
 from meshnb.cli import run
 from meshnb.sources import Bundle
-from meshnb.sources.serve import Hang, Served, serve
+from meshnb.sources.serve import Fault, Hang, Refuse, Served, serve
 from tests.conftest import unpacked
 
 Printed = tuple[int, str, str]
@@ -24,7 +24,7 @@ def mesh(monkeypatch: pytest.MonkeyPatch) -> Mesh:
     """Return a function that serves a recording, and makes it the current context."""
 
     @contextmanager
-    def serving(recording: str, *faults: Hang) -> Iterator[Served]:
+    def serving(recording: str, *faults: Fault) -> Iterator[Served]:
         with serve(Bundle(unpacked() / recording), faults=faults) as served:
             monkeypatch.setenv("KUBECONFIG", str(served.kubeconfig))
             yield served
@@ -114,6 +114,20 @@ def test_a_choice_that_makes_no_sense_is_refused(
         code, _, error = meshnb(*arguments)
     assert code == 2
     assert said in error
+
+
+def test_who_may_not_list_all_pods_is_told_to_choose_a_namespace(
+    mesh: Mesh, meshnb: Meshnb, tmp_path: Path
+) -> None:
+    with mesh("healthy", Refuse(verb="list", resource="pods", namespace="")):
+        for command in (
+            ("diagnose", "cluster"),
+            ("record", "cluster", str(tmp_path / "one.zip")),
+            ("permissions", "cluster"),
+        ):
+            _, _, said = meshnb(*command)
+            assert said.count("say with -n NAMESPACE which to ask") == 1, command
+            assert said.splitlines()[0].startswith("meshnb: pods may not be listed in all"), command
 
 
 def test_a_limit_of_time_ends_with_what_is_there(mesh: Mesh, meshnb: Meshnb) -> None:

@@ -57,10 +57,14 @@ class Caller:
     pod: Pod | None
     #: whether the connection was mutual TLS; None where the log does not show it
     mutual: bool | None
+    #: whether the log shows the client that X-Forwarded-For names in its place
+    hidden: bool = False
 
     @property
     def name(self) -> str:
         """The workload and its service account, in words."""
+        if self.pod is None and self.hidden and self.mutual is not False:
+            return "a caller that the log does not show"
         if self.pod is None:
             return "a caller without an identity" if not self.mutual else "a caller of the mesh"
         account = self.pod.service_account or "default"
@@ -78,7 +82,7 @@ def caller_of(failure: Failure, mesh: Mesh, *, shows_tls: bool) -> Caller:
     for proxy in failure.callers:
         if (pod := mesh.pod_of(proxy)) is not None:
             return Caller(pod, mutual)
-    return Caller(mesh.pod_at(split_address(failure.remote_address)[0]), mutual)
+    return Caller(mesh.pod_at(failure.peer_address), mutual, hidden=failure.forwarded)
 
 
 def shows_mutual_tls(log: pd.DataFrame) -> bool:
@@ -89,11 +93,12 @@ def shows_mutual_tls(log: pd.DataFrame) -> bool:
 
 def asked_of(failure: Failure, caller: Caller, mesh: Mesh, log: pd.DataFrame) -> Asked:
     """Return what is known of a request where its server decides on it."""
-    forwarded = log["x_forwarded_for"].get(failure.index)
+    forwarded = str(plain(log["x_forwarded_for"].get(failure.index)) or "")
+    peer = failure.peer_address or (caller.pod.address if caller.pod is not None else "")
     asked = asked_by(
         caller,
         mesh,
-        (failure.local_address, failure.remote_address, plain(forwarded) or ""),
+        (failure.local_address, peer, client_of(failure.remote_address, forwarded)),
         (failure.method, failure.path, failure.authority),
     )
     return replace(asked, http=not failure.is_connection)
@@ -104,12 +109,11 @@ def asked_by(
 ) -> Asked:
     """Return what is known of a request of a caller.
 
-    ``addresses`` are the local one, the remote one and X-Forwarded-For; ``request`` is method, path
-    and authority.
+    ``addresses`` are the local one with its port, the peer's and the client's; ``request`` is
+    method, path and authority.
     """
-    local, remote, forwarded = addresses
+    local, peer, client = addresses
     method, path, authority = request
-    direct = split_address(remote)[0]
     return Asked(
         http=True,
         identities=_identities(caller, mesh),
@@ -118,16 +122,24 @@ def asked_by(
         path=path.partition("?")[0],
         host=split_address(authority)[0],
         port=split_address(local)[1],
-        direct_address=direct,
-        remote_address=forwarded.split(",")[0].strip() or direct,
+        direct_address=peer,
+        remote_address=client,
     )
+
+
+def client_of(remote: str, forwarded: str) -> str:
+    """Return the client's address as the proxy took it, by its log; empty where it is not shown.
+
+    The proxy shows what it took from X-Forwarded-For, so ``forwarded`` counts only without that.
+    """
+    return split_address(remote)[0] or forwarded.rpartition(",")[2].strip()
 
 
 def _identities(caller: Caller, mesh: Mesh) -> tuple[str, ...] | None:
     if caller.mutual is False or (caller.pod is not None and not caller.pod.in_mesh):
         return ()
     if caller.pod is None:
-        return None if caller.mutual else ()
+        return None if caller.mutual or caller.hidden else ()
     aliases = re.findall(r'"([^"]*)"', mesh.settings.get("trustDomainAliases", ""))
     own = mesh.settings.get("trustDomain") or "cluster.local"
     return identities_of(caller.pod.identity, (own, *aliases))
@@ -137,7 +149,7 @@ def _namespace(caller: Caller) -> str | None:
     if caller.mutual is False or (caller.pod is not None and not caller.pod.in_mesh):
         return ""
     if caller.pod is None:
-        return None if caller.mutual else ""
+        return None if caller.mutual or caller.hidden else ""
     return caller.pod.namespace
 
 
@@ -255,7 +267,9 @@ def denied_by_policy(
             for s in seen
             for failure in s.failures
         )
-        gone = "" if policy is not None else " The object is gone; the proxies still hold it."
+        held = (facts["rbac"]["authorization_policy"] == f"{name}.{namespace}").any()
+        left = "; the proxies still hold it" if held else " by now"
+        gone = "" if policy is not None else f" The object is gone{left}."
         ignored = http_only(rule) if any(s.kind == "connection" for s in seen) else ()
         if ignored:
             gone += f" The port is for TCP, where {and_list(ignored)} counts for nothing."

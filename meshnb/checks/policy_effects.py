@@ -9,7 +9,14 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from meshnb.checks.authorization import Caller, action, asked_by, shows_mutual_tls, words
+from meshnb.checks.authorization import (
+    Caller,
+    action,
+    asked_by,
+    client_of,
+    shows_mutual_tls,
+    words,
+)
 from meshnb.checks.base import (
     Cause,
     Evidence,
@@ -29,11 +36,11 @@ from meshnb.checks.counted import refused_unseen
 from meshnb.checks.misses import alike, near_labels
 from meshnb.checks.served import served
 from meshnb.symptoms import Symptoms
-from meshnb.symptoms.requests import split_address
 from meshnb.tables import Facts
 from meshnb.tables.base import dig, items
 from meshnb.traces.conditions import Asked, judge
 from meshnb.traces.mesh import ConfigObject, Mesh, Pod
+from meshnb.traces.peers import COLUMNS, Peers
 from meshnb.traces.rules import target_references, workload_labels
 
 _KINDS = ("AuthorizationPolicy", "RequestAuthentication")
@@ -87,21 +94,25 @@ def _requests(policy: ConfigObject, mesh: Mesh, facts: Facts) -> list[tuple[int,
     rows = rows[(rows["response_code"] < 400).fillna(False).astype(bool)]
     shows_tls = shows_mutual_tls(log)
     found: dict[Asked, int] = {}
+    peers = Peers(facts, mesh)
     columns = [rows[name].astype(object).where(rows[name].notna(), "") for name in _COLUMNS]
-    for index, proxy, direction, sni, *told in zip(rows.index, *columns, strict=True):
-        if direction != "inbound" and pods[proxy].mesh != "gateway":
+    for index, *told in zip(rows.index, *columns, strict=True):
+        line = dict(zip(_COLUMNS, map(str, told), strict=True))
+        if line["direction"] != "inbound" and pods[line["proxy"]].mesh != "gateway":
             continue
-        local, remote, forwarded, method, path, authority = map(str, told)
-        mutual = str(sni).startswith("outbound") if shows_tls else None
-        caller = Caller(mesh.pod_at(split_address(remote)[0]), mutual)
-        asked = asked_by(caller, mesh, (local, remote, forwarded), (method, path, authority))
+        mutual = line["requested_server_name"].startswith("outbound") if shows_tls else None
+        peer = peers.address(line)
+        client = client_of(line["downstream_remote_address"], line["x_forwarded_for"])
+        caller = Caller(mesh.pod_at(peer), mutual, hidden=not peer)
+        addresses = (line["downstream_local_address"], peer, client)
+        asked = asked_by(caller, mesh, addresses, (line["method"], line["path"], line["authority"]))
         found.setdefault(asked, int(index))
     return [(index, asked) for asked, index in found.items()]
 
 
 _COLUMNS = (
-    *("proxy", "direction", "requested_server_name", "downstream_local_address"),
-    *("downstream_remote_address", "x_forwarded_for", "method", "path", "authority"),
+    *COLUMNS,
+    *("requested_server_name", "method", "path", "authority"),
 )
 
 

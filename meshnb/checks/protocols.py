@@ -254,8 +254,7 @@ def _clients(symptom: Symptom, mesh: Mesh) -> list[Pod]:
     if symptom.side == "client":
         return mesh.pods_of(symptom.reporters)
     callers = mesh.pods_of(symptom.callers)
-    addresses = (split_address(failure.remote_address)[0] for failure in symptom.failures)
-    found = [pod for address in addresses if (pod := mesh.pod_at(address)) is not None]
+    found = [pod for one in symptom.failures if (pod := mesh.pod_at(one.peer_address)) is not None]
     return list(dict.fromkeys(pod for pod in callers + found if pod.mesh != "gateway"))
 
 

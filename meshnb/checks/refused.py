@@ -52,7 +52,8 @@ def _gateway(item: Object) -> Iterator[Problem]:
         if not texts(server, "hosts"):
             yield f"{path}.hosts", "there is no host"
         for place, host in enumerate(texts(server, "hosts")):
-            yield from full_host_problem(host, f"{path}.hosts[{place}]")
+            if not is_address(host):
+                yield from full_host_problem(host, f"{path}.hosts[{place}]")
         port = mapping(server, "port")
         if dig(server, "port") is None:
             yield f"{path}.port", "there is no port"

@@ -202,6 +202,8 @@ def proxy_disconnected(
         ]
         if not len(complaints) and (unasked or facts.gaps("proxy_status")):
             continue  # it may be connected to the istiod that did not answer
+        if not len(complaints) and (pod.namespace, pod.pod) in facts.unreached():
+            continue  # nothing got to it, so that it may have ended
         told = complaint(pod, proxy_log)
         if told is not None:
             continue  # it says itself what is in its way; that is for the checks of that

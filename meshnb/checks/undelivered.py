@@ -70,7 +70,7 @@ def change_not_delivered(mesh: Mesh, symptoms: Symptoms, facts: Facts) -> Iterat
     for pod in mesh.pods:
         if pod.mesh == "istiod" and pod.pod in istiods:
             yield _istiod_behind(pod, istiods[pod.pod], symptoms, facts)
-        elif pod.proxy in proxies:
+        elif pod.proxy in proxies and (pod.namespace, pod.pod) not in facts.unreached():
             yield _proxy_behind(pod, proxies[pod.proxy], symptoms, facts)
 
 

@@ -152,7 +152,7 @@ def _failing(case: Case) -> Iterator[tuple[str, str]]:
         for failure in symptom.failures[-1:]:
             host, port = destination(failure, case.mesh)
             # Where the server tells, the other end of its connection is the client.
-            remote = case.mesh.pod_at(failure.remote_address.rpartition(":")[0])
+            remote = case.mesh.pod_at(failure.peer_address)
             if failure.direction == "inbound":
                 here, _, number = failure.local_address.rpartition(":")
                 server = f"{host}:{port}" if host and port else f"{here}:{number}"

@@ -291,7 +291,7 @@ def _callers(case: Case, symptom: Symptom | None) -> pd.DataFrame:
     table = case.facts["injection"]
     names: set[str] = set()
     for failure in symptom.failures if symptom is not None else ():
-        pod = case.mesh.pod_at(failure.remote_address.rpartition(":")[0])
+        pod = case.mesh.pod_at(failure.peer_address)
         if pod is not None:
             names.add(f"{pod.pod}.{pod.namespace}")
     rows = table[(table["pod"] + "." + table["namespace"]).isin(list(names))]

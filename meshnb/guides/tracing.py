@@ -103,7 +103,7 @@ def _ends(case: Case, symptom: Symptom) -> tuple[str, str] | None:
         return (client, host) if host else None
     failure = symptom.failures[-1]
     if failure.direction == "inbound" or symptom.side == "gateway":
-        caller = case.mesh.pod_at(failure.remote_address.rpartition(":")[0])
+        caller = case.mesh.pod_at(failure.peer_address)
         client = f"{caller.namespace}/{caller.pod}" if caller else OUTSIDE
         return client, failure.local_address
     return (failure.proxy, host) if host else None

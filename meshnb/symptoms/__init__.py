@@ -36,7 +36,7 @@ def find_symptoms(facts: Facts, mesh: Mesh, failures: Failures) -> Symptoms:
     """Return all symptoms, the heaviest first, numbered from s1 on, and from p1 on what is over."""
     later = Later(facts)
     found = [
-        replace(symptom, over_since=later.over_since(symptom, facts))
+        replace(symptom, over_since=later.over_since(symptom, facts, mesh))
         if symptom.kind in ("request", "connection") and not symptom.is_counted
         else symptom
         for reader in READERS.values()

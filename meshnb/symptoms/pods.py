@@ -61,6 +61,7 @@ def _not_made(facts: Facts, mesh: Mesh) -> Iterator[Symptom]:
     }
     owners = events[events["reason"].isin(_MADE)].groupby(["kind", "namespace", "name"])
     made_at = owners["last_seen"].max().to_dict()
+    refused_at = chosen.groupby(["kind", "namespace", "name"])["last_seen"].max().to_dict()
     uncalled = _uncalled(chosen)
     for index, row in zip(chosen.index.tolist(), chosen.to_dict("records"), strict=True):
         last = plain(row["last_seen"])
@@ -77,7 +78,7 @@ def _not_made(facts: Facts, mesh: Mesh) -> Iterator[Symptom]:
         made_since = any(pod.created is not None and pod.created >= last for pod in made)
         wanted = all_wanted.get(owner)
         told = plain(made_at.get(owner))
-        made_since |= told is not None and told > last
+        made_since |= told is not None and told > refused_at[owner]
         enough = wanted is not None and sum(pod.running for pod in made) >= wanted
         webhook = _NO_WEBHOOK.search(str(row["message"]))
         if webhook and _injected_since(uncalled[webhook[1]], str(row["namespace"]), facts, mesh):

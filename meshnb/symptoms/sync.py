@@ -77,7 +77,10 @@ def _disconnected(facts: Facts, mesh: Mesh, connected: set[str]) -> Iterator[Sym
                 reporters=tuple(proxies["proxy"]),
             )
         return
-    wanted = {pod.proxy for pod in mesh.pods if pod.running}
+    unreached = facts.unreached()
+    wanted = {
+        pod.proxy for pod in mesh.pods if pod.running and (pod.namespace, pod.pod) not in unreached
+    }
     away = proxies[proxies["proxy"].isin(list(wanted - connected))]
     if len(away) and serving <= heard:
         yield Symptom(

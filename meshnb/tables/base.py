@@ -716,10 +716,17 @@ class Facts:
         return (namespace, pod) not in self._asked
 
     def ended(self) -> frozenset[tuple[str, str]]:
-        """Return namespace and name of the pods that ended between being listed and being probed."""
+        """Return namespace and name of the pods that ended between being listed and probed."""
         probes = [question for question in self._questions if isinstance(question, ProbeQuestion)]
         self._ask(probes)
         return frozenset((one.namespace, one.pod) for one in probes if self.answer(one).ended)
+
+    def unreached(self) -> frozenset[tuple[str, str]]:
+        """Return namespace and name of the pods to which no probe got: nothing is known of them."""
+        probes = [question for question in self._questions if isinstance(question, ProbeQuestion)]
+        self._ask(probes)
+        reached = {(one.namespace, one.pod) for one in probes if not self.answer(one).undelivered}
+        return frozenset({(one.namespace, one.pod) for one in probes} - reached)
 
     def _note_part(self, answer: Answer) -> None:
         """Note what is missing of a list that was only allowed in some namespaces."""

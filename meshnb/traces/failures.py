@@ -20,6 +20,7 @@ import pandas as pd
 from meshnb.tables import Facts
 from meshnb.traces.base import Trace
 from meshnb.traces.mesh import plain
+from meshnb.traces.peers import host_of, is_forwarded
 
 #: The caller went away: its own line says why.
 _CALLER_LEFT = frozenset({"DC", "DR"})
@@ -79,6 +80,7 @@ class Failure:
     cluster: str
     upstream_host: str
     local_address: str
+    #: the client's; see ``peer_address``
     remote_address: str
     server_name: str
     route_name: str
@@ -86,6 +88,13 @@ class Failure:
     callers: tuple[str, ...]
     #: authority and path, without its query, as the request was made, at each hop that logged it
     asked: tuple[tuple[str, str], ...]
+    #: whether X-Forwarded-For names the remote address, which is then not that of who sent it here
+    forwarded: bool = False
+
+    @property
+    def peer_address(self) -> str:
+        """The address at the other end of the connection, without port; empty if not shown."""
+        return "" if self.forwarded else host_of(self.remote_address)
 
     @property
     def answered_by_application(self) -> bool:
@@ -136,6 +145,7 @@ _COLUMNS = (
     "upstream_host",
     "downstream_local_address",
     "downstream_remote_address",
+    "x_forwarded_for",
     "requested_server_name",
     "route_name",
     "duration_ms",
@@ -319,6 +329,7 @@ def _failure(row: dict[str, Any], callers: Sequence[dict[str, Any]]) -> Failure:
                 for hop in (*callers, row)
             )
         ),
+        forwarded=is_forwarded(row),
     )
 
 

@@ -391,7 +391,8 @@ def _of_line(mesh: Mesh, peers: Peers, line: Mapping[str, Any]) -> Request:
     agent, forwarded = line["user_agent"], line["x_forwarded_for"]
     headers = () if agent is None else (("user-agent", str(agent)),)
     # Only at a sidecar it is what was sent: a gateway adds the peer before it logs.
-    if forwarded is not None and line["direction"] == "inbound" and is_forwarded(line):
+    sidecar = pod is not None and pod.mesh == "sidecar"
+    if forwarded is not None and inbound and sidecar and is_forwarded(line):
         headers = (*headers, ("x-forwarded-for", str(forwarded)))
     method = str(line["method"] or "")
     name = str(line["requested_server_name"] or "")

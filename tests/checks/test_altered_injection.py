@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -262,6 +263,71 @@ def test_a_pod_that_was_made_after_all_was_refused_for_a_moment(healthy: Altered
     assert_harmless(healthy)
 
 
+def happened(altered: Altered, reason: str, at: str) -> None:
+    """Let there be an event, of a kind that tells well, of what makes the pods of details."""
+    altered.add(
+        "events",
+        "details-v1-9449b4bf.18",
+        "bookinfo",
+        at,
+        type="Normal",
+        reason=reason,
+        message="Created pod: details-v1-9449b4bf-zzzzz",
+        involvedObject={
+            "kind": "ReplicaSet",
+            "namespace": "bookinfo",
+            "name": "details-v1-9449b4bf",
+        },
+        firstTimestamp=at,
+        lastTimestamp=at,
+        count=1,
+    )
+
+
+LATER = f"{datetime.fromisoformat(CHANGED) + timedelta(seconds=20):%Y-%m-%dT%H:%M:%SZ}"
+
+
+@pytest.mark.parametrize(("at", "over"), [(LATER, True), (EARLIER, False)])
+def test_a_refusal_is_over_when_the_same_owner_made_a_pod_since(
+    healthy: Altered, at: str, over: bool
+) -> None:
+    """Altered: a pod of details was refused; the same ReplicaSet made one afterwards, or before."""
+    happened(refused(healthy, f"{POST}context deadline exceeded"), "SuccessfulCreate", at)
+
+    found = {code for code, *_ in problems(diagnose(healthy.facts()))}
+
+    assert ("MNB171" not in found) is over
+
+
+@pytest.mark.parametrize(("at", "over"), [(LATER, True), (EARLIER, False)])
+def test_a_refusal_is_over_when_the_same_webhook_injected_a_pod_since(
+    healthy: Altered, at: str, over: bool
+) -> None:
+    """Altered: a pod of details was refused; one of ratings was injected afterwards, or before."""
+    refused(healthy, f"{POST}context deadline exceeded")
+    healthy.each("pods", "ratings-v1", lambda pod: pod["metadata"].update(creationTimestamp=at))
+
+    found = {code for code, *_ in problems(diagnose(healthy.facts()))}
+
+    assert ("MNB171" not in found) is over
+
+
+def test_a_webhook_of_a_service_that_is_gone_is_one_fault(healthy: Altered) -> None:
+    """Altered: the injection webhooks call a Service that does not exist; a pod is refused."""
+
+    def astray(configuration: Object) -> None:
+        for webhook in configuration["webhooks"]:
+            webhook["clientConfig"]["service"]["name"] = "elsewhere"
+
+    refused(healthy, f"{POST}dial tcp 10.96.7.7:443: connect: connection refused")
+    healthy.each("mutatingwebhookconfigurations", "istio-", astray)
+
+    found = {code for code, *_ in problems(diagnose(healthy.facts()))}
+
+    assert "MNB171" not in found
+    assert "MNB153" in found
+
+
 # --- Injection ----------------------------------------------------------------------------------
 
 
@@ -493,3 +559,18 @@ def test_a_selector_that_always_kept_pods_out_is_worth_knowing(healthy: Altered)
         lambda one: one["metadata"]["labels"].update({"istio-injection": "enabled"}),
     )
     assert_harmless(healthy, "MNB157")
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_proxy_to_which_nothing_got_is_not_known_to_be_disconnected(
+    healthy: Altered, reached: bool
+) -> None:
+    """Altered: no istiod knows details; probes of it were answered, or not forwarded."""
+    healthy.disconnect("details-v1")
+    if not reached:
+        error = "the API server answered with status 500: 406: Not Acceptable"
+        healthy.silence(error, 500, kind="probe", pod=DETAILS)
+
+    found = {code for code, *_ in problems(diagnose(healthy.facts()))}
+
+    assert ("MNB602" in found) is reached

@@ -360,6 +360,25 @@ def test_a_policy_that_asks_a_provider_that_the_mesh_does_not_define_denies_all(
     assert_blamed(healthy, "MNB530", "A", "AuthorizationPolicy bookinfo/ask")
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_without_the_settings_of_the_mesh_the_log_alone_names_the_policy(
+    healthy: Altered, listed: bool
+) -> None:
+    """Altered: ratings refuses by a CUSTOM policy; neither MeshConfig nor all policies are read."""
+    if listed:
+        policy(healthy, "ask", {}, action="CUSTOM", provider={"name": "opa-grpc"})
+    else:
+        healthy.silence("forbidden", status=403, kind="list", resource="authorizationpolicies")
+    healthy.silence("forbidden", status=403, kind="list", resource="configmaps")
+    healthy.silence("forbidden", status=403, kind="http", path="/debug/mesh")
+    bad = "istio-ext-authz-opa-grpc-ns[bookinfo]-policy[ask]-rule[0]-deny-due-to-bad-CUSTOM-action"
+    _refuse_all(healthy, details=DENIED.format(bad))
+    assert_blamed(healthy, "MNB530", "A", "AuthorizationPolicy bookinfo/ask")
+    (cause,) = (one for one in diagnose(healthy.facts()).causes if one.check.code == "MNB530")
+    assert cause.finding.certainty < 1
+    assert "asks provider opa-grpc" in cause.finding.message
+
+
 @pytest.mark.parametrize(
     ("service", "port", "failure_class", "subject"),
     [

@@ -65,15 +65,15 @@ def test_what_no_proxy_has_may_be_without_effect_by_design(healthy: Altered) -> 
     assert [one.check.code for one in diagnose(healthy.facts()).problems] == []
 
 
-def _held(altered: Altered) -> Outcome:
-    (outcome,) = run(Inputs(altered.facts()), [CHECKS["MNB681"]])
+def _outcome(altered: Altered, code: str) -> Outcome:
+    (outcome,) = run(Inputs(altered.facts()), [CHECKS[code]])
     return outcome
 
 
 def test_what_was_made_of_a_deleted_object_is_found_in_the_proxies(healthy: Altered) -> None:
     """Altered: VirtualService reviews is gone, and istiod does not hold it; its proxies do."""
     healthy.remove("virtualservices", "reviews")
-    (finding,) = _held(healthy).findings
+    (finding,) = _outcome(healthy, "MNB681").findings
     assert "VirtualService bookinfo/reviews does not exist any more" in finding.message
     assert "ratings-v1" in finding.message
     assert str(finding.subject) == "Deployment istio-system/istiod"
@@ -91,4 +91,4 @@ def test_who_may_have_been_asked_before_the_deletion_is_left_alone(healthy: Alte
     """Altered: the list of VirtualServices was not allowed, so that none is known to be gone."""
     healthy.remove("virtualservices", "reviews")
     healthy.silence("forbidden", 403, kind="list", resource="virtualservices")
-    assert _held(healthy).findings == ()
+    assert _outcome(healthy, "MNB681").findings == ()

@@ -300,6 +300,30 @@ def test_the_namespace_of_the_context_is_asked_when_all_of_them_are_refused(live
     assert any("'bookinfo' of the context" in note for note in cluster.damage)
 
 
+def test_who_may_not_list_all_pods_is_told_early_which_namespaces_to_choose(live: Live) -> None:
+    everywhere = Refuse(verb="list", resource="pods", namespace="")
+    outside = Refuse(verb="list", resource="pods", namespace="outside")
+    seen: list[Progress] = []
+    with live("healthy", everywhere, outside, watch=seen.append) as (cluster, _):
+        list(cluster.ask(cluster.questions()))
+    assert not seen[0].done
+    assert {one.advice for one in seen} == {seen[0].advice}
+    assert "say with -n NAMESPACE which to ask" in seen[0].advice
+    assert "bookinfo" in seen[0].advice
+    assert "outside" not in seen[0].advice
+
+
+def test_who_chose_a_namespace_or_may_list_all_gets_no_advice(live: Live) -> None:
+    seen: list[Progress] = []
+    everywhere = Refuse(verb="list", resource="pods", namespace="")
+    chosen = Scope(namespaces=("bookinfo",))
+    with live("healthy", everywhere, scope=chosen, watch=seen.append) as (cluster, _):
+        list(cluster.ask(cluster.questions()))
+    with live("healthy", watch=seen.append) as (cluster, _):
+        list(cluster.ask(cluster.questions()))
+    assert {one.advice for one in seen} == {""}
+
+
 def test_without_a_list_of_pods_the_other_lists_are_still_asked(live: Live) -> None:
     with live("healthy", Refuse(verb="list", resource="pods")) as (cluster, _):
         answers = list(cluster.ask(cluster.questions()))

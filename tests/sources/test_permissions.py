@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from meshnb.sources.cluster import Cluster
 from meshnb.sources.permissions import (
     CLUSTER_WIDE,
     Permission,
+    in_lines,
     manifest,
     missing,
     needed,
@@ -104,6 +106,37 @@ def test_a_scope_of_namespaces_gets_roles_and_no_list_beyond_them() -> None:
     }
 
 
+def test_roles_of_different_scopes_do_not_take_each_others_place() -> None:
+    """Applying one after the other leaves both users their rights, whatever they were for."""
+    rules: dict[tuple[str, ...], Any] = {}
+    scopes = [Scope(), *(Scope(namespaces=one) for one in (("shop",), ("shop", "road")))]
+    scopes += [Scope(namespaces=("istio-system",)), Scope(istio_namespace="mesh")]
+    for scope in scopes:
+        for secrets in (False, True):
+            for role in yaml.safe_load_all(manifest(needed(scope, secrets=secrets))):
+                metadata = role["metadata"]
+                place = role["kind"], metadata.get("namespace", ""), metadata["name"]
+                assert rules.setdefault(place, role["rules"]) == role["rules"], (place, scope)
+    assert {name for kind, _, name in rules if kind == "ClusterRole"} == {
+        *("meshnb-all-namespaces", "meshnb-all-namespaces-secrets", "meshnb-cluster-wide")
+    }
+    assert ("Role", "istio-system", "meshnb-istiod") in rules
+    assert ("Role", "istio-system", "meshnb-namespace") in rules
+    assert "# meshnb-namespace: the namespace shop\n" in manifest(needed(scopes[1]))
+
+
+def test_what_lacks_is_one_line_for_each_verb_group_and_place() -> None:
+    lacking = [Permission("", name, "list", ns) for name in ("pods", "events") for ns in "ab"]
+    lacking += [Permission("", "nodes", "list"), Permission("batch", "jobs", "list")]
+    lacking += [Permission("", "pods/log", "get", "a"), Permission("batch", "cronjobs", "list")]
+    assert in_lines(lacking) == (
+        "list events, pods in namespaces a, b",
+        "list nodes",
+        "get pods/log in namespace a",
+        "list cronjobs, jobs (batch) in all namespaces",
+    )
+
+
 def test_what_lies_in_no_namespace_is_known() -> None:
     for question in list_questions({}):
         kind = known_kind(group_of(question.api_version), question.resource)
@@ -156,6 +189,29 @@ def test_the_command_prints_roles_and_says_what_lacks(monkeypatch: pytest.Monkey
         found = CliRunner().invoke(commands, ["permissions", "cluster"])
     assert found.exit_code == 0
     assert "refused nothing" in found.output
+
+
+def test_to_somebody_with_no_rights_each_fact_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with _served(monkeypatch, Refuse()):
+        found = CliRunner().invoke(commands, ["permissions", "cluster", "-n", "bookinfo"])
+    assert found.exit_code == 1
+    head, *lines, last = found.stdout.splitlines()
+    assert re.fullmatch(r"cluster:meshnb-replay refused \S+:", head)
+    assert all(line.startswith("  list ") for line in lines)
+    assert len(lines) < 30
+    assert "forbidden" not in found.stdout
+    assert found.stdout.count(" services,") <= 1
+    assert last == "`meshnb permissions -n bookinfo` prints roles that allow all that is asked."
+
+
+def test_what_was_refused_for_another_reason_is_said(tmp_path: Path) -> None:
+    mesh = Altered("healthy", tmp_path)
+    mesh.silence("the firewall wants a badge", status=403, kind="list", resource="nodes")
+    found = CliRunner().invoke(commands, ["permissions", str(mesh.folder)])
+    assert "  list nodes\n" in found.stdout
+    assert "Said: the firewall wants a badge\n" in found.stdout
 
 
 def test_checks_without_a_verdict_name_the_permission_that_lacks(tmp_path: Path) -> None:

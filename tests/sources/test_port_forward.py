@@ -17,8 +17,10 @@ from aiohttp import WSMsgType, web
 
 from meshnb.sources.api_server import ApiServer, Refused
 from meshnb.sources.kubeconfig import Access, Context
+from meshnb.sources.kubelet import not_forwarded
 from meshnb.sources.pod_pages import PodPages
 from meshnb.sources.port_forward import (
+    AT_ONCE_S,
     Broken,
     TlsOverForward,
     open_forward,
@@ -134,6 +136,19 @@ def test_a_server_that_does_not_forward_is_refused_with_its_status() -> None:
     assert caught.value.status == 403
 
 
+def test_a_pod_without_a_sandbox_does_not_run_and_the_servers_words_stay() -> None:
+    """As Kubernetes 1.36 with containerd 2.2 answers, before the sandbox is made and after it."""
+    said = "406: Not Acceptable Available representations:"
+    assert not_forwarded(500, said) == (
+        "the pod does not run yet, or not any more: "
+        f"the API server answered with status 500: {said}"
+    )
+    assert not_forwarded(503, said) == f"the API server answered with status 503: {said}"
+    assert not_forwarded(500, "etcd is full") == (
+        "the API server answered with status 500: etcd is full"
+    )
+
+
 # --- Closing -------------------------------------------------------------------------------------
 
 
@@ -167,6 +182,38 @@ def test_silence_is_an_open_port_and_a_close_is_none() -> None:
     _spoken(silent, probe)
     with pytest.raises(Broken, match="closed at once"):
         _spoken(_frames(*_BEGIN), probe)
+
+
+def test_a_server_that_hangs_up_on_a_silent_client_had_accepted_it() -> None:
+    """As istiod's ControlZ does after 10 s; what counts is the time since the first frame."""
+
+    async def impatient(socket: web.WebSocketResponse) -> None:
+        await _begin(socket)
+        await asyncio.sleep(AT_ONCE_S + 0.3)
+        await socket.close()
+
+    async def probe(server: ApiServer) -> float:
+        async with open_forward(server, "shop", "web", _PORT, patience_s=10.0) as forward:
+            await stays_open(forward, 60.0)
+            return forward.age_s
+
+    assert AT_ONCE_S < _spoken(impatient, probe) < 60.0
+
+
+def test_a_port_that_is_closed_after_a_slow_opening_was_closed_at_once() -> None:
+    """The kubelet took its time before its first frame; the port closed right after it."""
+
+    async def slow(socket: web.WebSocketResponse) -> None:
+        await asyncio.sleep(AT_ONCE_S + 0.3)
+        await _begin(socket)
+        await socket.close()
+
+    async def probe(server: ApiServer) -> None:
+        async with open_forward(server, "shop", "web", _PORT, patience_s=10.0) as forward:
+            await stays_open(forward, 60.0)
+
+    with pytest.raises(Broken, match="closed at once"):
+        _spoken(slow, probe)
 
 
 # --- Pages ---------------------------------------------------------------------------------------

@@ -111,3 +111,57 @@ def test_it_has_to_work_often_and_long_enough(
     found = mended(_at(*failures), _at(*worked))
 
     assert found == (NOON + timedelta(seconds=since) if since is not None else None)
+
+
+#: An address that no pod of the recording has, as a pod had that was replaced since.
+GONE = "192.0.2.77:40000"
+LONG_AGO = timedelta(minutes=15)
+
+
+def refused_to(tmp_path: Path, remote: str, ago: timedelta) -> Altered:
+    """Return the recording healthy, where details refused whoever asked from an address."""
+
+    def also_refused(line: Line) -> Iterable[Line]:
+        if not line.inbound or not line.authority.startswith("details"):
+            return [line]
+        when = datetime.fromisoformat(line.time) - ago
+        old = line._replace(
+            time=when.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
+            code="403",
+            flags="-",
+            details="rbac_access_denied_matched_policy[none]",
+            id=f"old-{line.id}",
+            remote=remote,
+        )
+        return [old, line]
+
+    return Altered("healthy", tmp_path).lines("details-v1", also_refused)
+
+
+@pytest.mark.parametrize(("ago", "over"), [(LONG_AGO, True), (timedelta(minutes=5), False)])
+def test_what_was_refused_to_a_pod_that_is_gone_is_over_when_all_others_are_answered(
+    tmp_path: Path, ago: timedelta, over: bool
+) -> None:
+    past = diagnose(refused_to(tmp_path, GONE, ago).facts()).past
+
+    assert [one.symptom.code for one in past] == ([403] if over else [])
+
+
+def test_what_failed_once_long_ago_and_works_since_is_over(tmp_path: Path) -> None:
+    """Altered: one call of details failed a quarter of an hour before the recording ends."""
+    once = list[str]()
+
+    def failed(line: Line) -> Iterable[Line]:
+        if line.inbound or not line.authority.startswith("details") or once:
+            return [line]
+        once.append(line.id)
+        when = datetime.fromisoformat(line.time) - LONG_AGO
+        at = when.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        old = line._replace(
+            time=at, code="404", flags="NR", details="route_not_found", id="old", cluster="-"
+        )
+        return [old, line]
+
+    past = diagnose(Altered("healthy", tmp_path).lines("client", failed).facts()).past
+
+    assert [one.symptom.count for one in past] == [1]

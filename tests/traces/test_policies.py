@@ -167,6 +167,30 @@ def test_the_nearest_miss_says_what_one_condition_wanted_and_what_it_got() -> No
     )
 
 
+def test_of_rules_that_lack_one_condition_the_one_for_this_caller_is_nearest() -> None:
+    """A rule without `from` is more alike in letters, and was not written for this caller."""
+    wanted = [{"url_path": {"path": {"exact": "/charges"}}}]
+    rules = {
+        "policies": {
+            _named("pay", 0): _policy(
+                wanted, [{"and_ids": {"ids": [_caller("exact", _PRINCIPAL)]}}]
+            ),
+            _named("pay", 1): _policy([{"destination_port": 8081}]),
+        }
+    }
+    nearest = rule_on(rules, _arrival("/x")).nearest
+    assert nearest is not None
+    assert nearest.policy == _named("pay", 0)
+
+
+def test_of_two_rules_that_cannot_be_decided_the_first_is_the_reason() -> None:
+    principals = [_caller("exact", _PRINCIPAL)]
+    rules = {"policies": {_named("pay", at): _policy(principals=principals) for at in range(2)}}
+    ruling = rule_on(rules, _arrival(names=Undecided("nobody knows")))
+    assert isinstance(ruling.allowed, Undecided)
+    assert ruling.allowed.reason == "of rule 0 of AuthorizationPolicy shop/pay: nobody knows"
+
+
 def test_a_caller_in_plain_text_has_no_identity() -> None:
     namespaces = {"safe_regex": {"regex": ".*/ns/shop/.*"}}
     rules = {

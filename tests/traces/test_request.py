@@ -62,7 +62,10 @@ def test_a_trace_takes_nothing_from_the_result_of_a_line(tmp_path: Path) -> None
         changed = line._replace(
             code="418", flags="UH", details="nonsense", duration="1", service_time="2", route="x"
         )
-        return [changed._replace(cluster="outbound|1||x", endpoint="9.9.9.9:9", own="9.9.9.9:8")]
+        changed = changed._replace(cluster="outbound|1||x")
+        # Where a gateway sent it says who the peer of the next proxy is.
+        sent = {"endpoint": "9.9.9.9:9", "own": "9.9.9.9:8"} if line.forwarded == "-" else {}
+        return [changed._replace(**sent)]
 
     altered = Altered("healthy", tmp_path).lines("", other_result).facts()
     assert requests_of(altered) == requests_of(facts_of("healthy"))

@@ -409,7 +409,9 @@ def _specific(principal: Json) -> bool:
         if kind in _AND or kind in _OR:
             return all(map(_specific, items(value, {**_AND, **_OR}[kind])))
         if kind in ("authenticated", "filter_state"):
-            matcher = mapping(value, "principal_name" if kind == "authenticated" else "string_match")
+            matcher = mapping(
+                value, "principal_name" if kind == "authenticated" else "string_match"
+            )
             return bool(matcher) and dig(matcher, "safe_regex", "regex") not in _ANYTHING
         return kind not in ("any", *_NOT)
     return False

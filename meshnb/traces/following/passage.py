@@ -128,23 +128,20 @@ class Passage:
     ) -> None:
         arrival = self._arrival(connection, context)
         decisions, manager = connecting(chain, arrival, self.config)
+        tcp = {} if manager else _tcp_proxy(chain, connection)
         for decision in decisions.decisions:
-            way = self.decided(way, decision)
+            # Rules are asked with the first bytes: the TCP proxy has called its cluster by then.
+            named = decision.kind == "RBAC" and isinstance(tcp.get("cluster"), str)
+            gone = self.decided(replace(way, cluster=tcp["cluster"]) if named else way, decision)
+            way = replace(gone, cluster=way.cluster)
             if decision.outcome == "stopped":
                 return
         if manager:
             self._requested(manager, connection, context, decisions.arrival, way)
             return
-        by_name = False
-        for one in items(chain, "filters"):
-            kind = str(dig(one, "typed_config", "@type", default=""))
-            by_name = by_name or kind.endswith(".SniCluster")
-            if kind.endswith(".TcpProxy"):
-                tcp = mapping(one, "typed_config")
-                if by_name:
-                    tcp = {**tcp, "cluster": connection.server_name}
-                self._bare(tcp, connection, way)
-                return
+        if tcp:
+            self._bare(tcp, connection, way)
+            return
         reason = "the filter chain neither reads requests nor hands bytes on"
         self.hop(way, "network filters", "undecided", f"Cannot decide: {reason}.")
         self.passed.lose(way, reason)
@@ -336,16 +333,25 @@ class Passage:
         )
         secured = wants_tls(found.host, arrival.headers, encrypted=arrival.encrypted is True)
         if secured is not False:
-            self.hop(way, "route", "stopped", f"{title} redirects to HTTPS.", resource=title)
             sure = secured is True
-            self.passed.end(
-                replace(way if sure else way.doubted(str(secured)), route=""),
-                self.proxy,
-                Answer(301, frozenset(), "direct_response"),
+            router.redirected(
+                found.host, title, replace(way if sure else way.doubted(str(secured)), route="")
             )
             if sure:
                 return
         router.routed(found.host, way)
+
+
+def _tcp_proxy(chain: Mapping[str, Any], connection: Connection) -> Mapping[str, Any]:
+    """Return what the TCP proxy of a chain is told; empty without one."""
+    by_name = False
+    for one in items(chain, "filters"):
+        kind = str(dig(one, "typed_config", "@type", default=""))
+        by_name = by_name or kind.endswith(".SniCluster")
+        if kind.endswith(".TcpProxy"):
+            tcp = mapping(one, "typed_config")
+            return {**tcp, "cluster": connection.server_name} if by_name else tcp
+    return {}
 
 
 @dataclass(slots=True)
@@ -422,6 +428,14 @@ class _Router:
     ) -> tuple[Mapping[str, Any], ...]:
         levels = (cluster, route, host, self.routes)
         return tuple(mapping(level, "typed_per_filter_config") for level in levels)
+
+    def redirected(self, host: Mapping[str, Any], title: str, way: Way) -> None:
+        """Redirect to HTTPS, as a virtual host says; filters may answer before that."""
+        gone = self._filtered(self._own(host, {}, {}), "", way)
+        if gone is not None:
+            passage = self.passage
+            passage.hop(gone, "route", "stopped", f"{title} redirects to HTTPS.", resource=title)
+            passage.passed.end(gone, passage.proxy, Answer(301, frozenset(), "direct_response"))
 
     def _acted(self, host: Mapping[str, Any], route: Mapping[str, Any], way: Way) -> None:
         """Do what a route says."""
