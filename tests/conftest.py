@@ -16,17 +16,21 @@ import pytest
 from meshnb.sources import Bundle
 from meshnb.tables import Facts
 
-ARCHIVE = Path(__file__).parent / "recordings" / "evidence.tar.xz"
+ARCHIVES = Path(__file__).parent / "recordings"
+#: The recordings in view of which the rules were written, and those of another mesh.
+EVIDENCE, ANOTHER_MESH = "evidence", "another_mesh"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def unpacked() -> Path:
-    """Return the folder with all recordings; unpacks them beside pytest's other temporary files."""
-    stamp = f"{ARCHIVE.stat().st_size:x}-{ARCHIVE.stat().st_mtime_ns:x}"
+@cache
+def unpacked(name: str = EVIDENCE) -> Path:
+    """Return the folder with all recordings of an archive; unpacks it among temporary files."""
+    packed = ARCHIVES / f"{name}.tar.xz"
+    stamp = f"{packed.stat().st_size:x}-{packed.stat().st_mtime_ns:x}"
     folder = Path(tempfile.gettempdir()) / f"meshnb-recordings-{os.getuid()}-{stamp}"
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-        with tarfile.open(ARCHIVE, "r:xz") as archive:
+        with tarfile.open(packed, "r:xz") as archive:
             archive.extractall(partial, filter="data")
         try:
             partial.rename(folder)
@@ -36,15 +40,16 @@ def unpacked() -> Path:
     return folder
 
 
-def recording_names() -> list[str]:
-    """Return the names of all recordings, healthy and faulty."""
-    return sorted(path.name.removesuffix(".truth.json") for path in unpacked().glob("*.truth.json"))
+def recording_names(archive: str = EVIDENCE) -> list[str]:
+    """Return the names of all recordings of an archive, healthy and faulty."""
+    labels = unpacked(archive).glob("*.truth.json")
+    return sorted(path.name.removesuffix(".truth.json") for path in labels)
 
 
 @cache
-def truth_of(name: str) -> Mapping[str, Any]:
+def truth_of(name: str, archive: str = EVIDENCE) -> Mapping[str, Any]:
     """Return the label of a recording: class, symptom, mechanism, and the objects to blame."""
-    label: Mapping[str, Any] = json.loads((unpacked() / f"{name}.truth.json").read_text())
+    label: Mapping[str, Any] = json.loads((unpacked(archive) / f"{name}.truth.json").read_text())
     return label
 
 

@@ -286,6 +286,8 @@ def wrong_scheme_at_gateway(
         here = [one for one in _at(symptom, every) if one.port in ports and one.is_tls != garbled]
         if not here:
             continue
+        # What another server of the same port wants, which istiod left out, is no wrong scheme.
+        wanted = any(one.port in ports and one.is_tls == garbled for one in _at(symptom, every))
         clients = _clients(symptom, mesh)
         gateway = here[0].gateway
         front = in_front(here[0].pods, mesh)
@@ -315,7 +317,7 @@ def wrong_scheme_at_gateway(
             severity=None
             if symptom.count >= REPEATED and (clients or not _in_use(symptom, access_log))
             else Severity.INFO,
-            certainty=0.8,
+            certainty=0.3 if wanted else 0.8,
         )
 
 

@@ -27,7 +27,7 @@ from meshnb.checks.base import (
 from meshnb.checks.gateway_hosts import authorities, cut_off, local_ports, server_names, unrouted
 from meshnb.checks.gateways import refused_at
 from meshnb.checks.routing import for_hosts, latest
-from meshnb.symptoms import Symptoms
+from meshnb.symptoms import Symptom, Symptoms
 from meshnb.tables import Facts
 from meshnb.tables.base import items, mapping
 from meshnb.traces.mesh import ConfigObject, Mesh, plain
@@ -46,39 +46,58 @@ def servers_conflict(
     for HTTP are merged.
     """
     every = servers(mesh)
-    told: set[tuple[ConfigObject, ConfigObject]] = set()
+    left_out: dict[ConfigObject, dict[ConfigObject, tuple[Server, Server]]] = {}
     for position, later in enumerate(every):
         for earlier in every[:position]:
-            clash = _clash(earlier, later)
-            pair = (earlier.gateway, later.gateway)
-            if not clash or pair in told:
-                continue
-            told.add(pair)
-            proxies = {pod.proxy for pod in later.pods}
-            seen = [
-                s
-                for s in symptoms
-                if proxies & set(s.reporters)
-                and (
-                    (unrouted(s) and any(later.covers(name) for name in authorities(s)))
-                    or (cut_off(s) and any(later.covers(name) for name in server_names(s)))
-                    or (cut_off(s) and not server_names(s) and later.port in local_ports(s))
-                )
-            ]
-            yield Finding(
-                subject_of(later.gateway),
-                f"istiod leaves out {later.path} of {later.gateway}: the older {earlier.gateway} "
-                f"({earlier.path}) {clash}.",
-                "Merge them into one Gateway, or give them different hosts or ports, with "
-                f"{edit(subject_of(later.gateway))}.",
-                evidence=(
-                    *symptom_rows(facts, seen),
-                    config_rows(istio_config, earlier.gateway, later.gateway),
-                ),
-                related=() if earlier.gateway is later.gateway else (subject_of(earlier.gateway),),
-                explains=ids(seen),
-                severity=Severity.ERROR if seen else None,
-            )
+            if _clash(earlier, later):
+                left_out.setdefault(earlier.gateway, {}).setdefault(later.gateway, (earlier, later))
+    for gateway, pairs in left_out.items():
+        if len(pairs) > 1 and gateway not in pairs:
+            # One that is in the way of several others is what there is to mend.
+            yield _conflict(gateway, list(pairs.values()), symptoms, istio_config, facts)
+            continue
+        for loser, pair in pairs.items():
+            yield _conflict(loser, [pair], symptoms, istio_config, facts)
+
+
+def _conflict(
+    subject: ConfigObject,
+    pairs: list[tuple[Server, Server]],
+    symptoms: Symptoms,
+    istio_config: pd.DataFrame,
+    facts: Facts,
+) -> Finding:
+    seen = [s for s in symptoms if any(_suffers(s, *pair) for pair in pairs)]
+    gateways = list(dict.fromkeys(one.gateway for pair in pairs for one in pair))
+    said = and_list(
+        f"{later.path} of {later.gateway}: the older {earlier.gateway} ({earlier.path}) "
+        f"{_clash(earlier, later)}"
+        for earlier, later in pairs
+    )
+    return Finding(
+        subject_of(subject),
+        f"istiod leaves out {said}.",
+        "Merge them into one Gateway, or give them different hosts or ports, with "
+        f"{edit(subject_of(subject))}.",
+        evidence=(*symptom_rows(facts, seen), config_rows(istio_config, *gateways)),
+        related=tuple(subject_of(one) for one in gateways if one is not subject),
+        explains=ids(seen),
+        severity=Severity.ERROR if seen else None,
+    )
+
+
+def _suffers(symptom: Symptom, earlier: Server, later: Server) -> bool:
+    """Whether a symptom is what clients of a server see that is left out."""
+    if not {pod.proxy for pod in later.pods} & set(symptom.reporters):
+        return False
+    # The handshake that the one expects is no HTTP to the other.
+    garbled = "codec_error" in symptom.details and later.is_tls and not earlier.is_tls
+    return (
+        (unrouted(symptom) and any(later.covers(name) for name in authorities(symptom)))
+        or (cut_off(symptom) and any(later.covers(name) for name in server_names(symptom)))
+        or (cut_off(symptom) and not server_names(symptom) and later.port in local_ports(symptom))
+        or (garbled and later.port in local_ports(symptom))
+    )
 
 
 def _clash(earlier: Server, later: Server) -> str:

@@ -315,8 +315,9 @@ def client_breaks_http(
             if symptom.count < REPEATED or (everyday and served_there(symptom, facts, mesh))
             else None,
             cause=Cause.CONTROL_PLANE_CONFIG if declared else None,
-            # What cannot be read at the client's end may be a matter of how the port is declared.
-            certainty=0.4 if garbled and symptom.side == "client" else 0.6,
+            # What cannot be read at the client's end, or at a gateway, may be a matter of how the
+            # port is declared.
+            certainty=0.4 if garbled and symptom.side in ("client", "gateway") else 0.6,
         )
 
 

@@ -214,8 +214,9 @@ class ApiServer:
             async with self._session.get(
                 self.access.server + path, params=parameters, allow_redirects=False, **options
             ) as response:
-                if response.status == 401 and not renewed and left:
-                    renewed = True
+                if response.status == 401 and left and not (renewed and self.access is used):
+                    # Where another question has renewed them meanwhile, these are only tried.
+                    renewed = renewed or self.access is used
                     await self._renew(used)
                     continue
                 after = response.headers.get("Retry-After")
@@ -366,8 +367,8 @@ class ApiServer:
                     **await self._options(),
                 )
             except aiohttp.WSServerHandshakeError as error:
-                if error.status == 401 and not renewed and left:
-                    renewed = True
+                if error.status == 401 and left and not (renewed and self.access is used):
+                    renewed = renewed or self.access is used
                     await self._renew(used)
                     continue
                 after = error.headers.get("Retry-After") if error.headers else None

@@ -1,8 +1,9 @@
 """Pack recorded bundles into the archives that the tests and the package carry.
 
-Usage: ``python tests/recordings/pack.py FOLDER`` where FOLDER holds ``<id>.zip`` and
+Usage: ``python tests/recordings/pack.py FOLDER [ARCHIVE]`` where FOLDER holds ``<id>.zip`` and
 ``<id>.truth.json`` for each recording. All of them go into one solid archive for the tests, since
-they differ little; the ones of the package's catalogue go into one archive each.
+they differ little: ``evidence``, or the one that is named. Of ``evidence``, those of the package's
+catalogue go into one archive each as well.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ def pack(target: Path, members: list[tuple[str, bytes]]) -> None:
     print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, name: str = "evidence") -> None:
     """Pack every recording of a folder."""
     everything: list[tuple[str, bytes]] = []
     shipped = {entry["name"] for entry in json.loads((PACKAGE / "catalogue.json").read_text())}
     for path in sorted(folder.glob("*.zip")):
         with zipfile.ZipFile(path) as archive:
             members = [
-                (name, archive.read(name)) for name in archive.namelist() if not name.endswith("/")
+                (one, archive.read(one)) for one in archive.namelist() if not one.endswith("/")
             ]
-        if path.stem in shipped:
+        if path.stem in shipped and name == "evidence":
             pack(PACKAGE / f"{path.stem}.tar.xz", members)
-        everything += [(f"{path.stem}/{name}", body) for name, body in members]
+        everything += [(f"{path.stem}/{member}", body) for member, body in members]
         everything.append((f"{path.stem}.truth.json", path.with_suffix(".truth.json").read_bytes()))
-    pack(HERE / "evidence.tar.xz", everything)
+    pack(HERE / f"{name}.tar.xz", everything)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])

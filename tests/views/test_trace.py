@@ -187,7 +187,7 @@ def test_every_object_is_offered_with_when_it_was_changed_and_can_be_followed() 
 
 def test_both_ends_stand_side_by_side_and_the_one_at_fault_is_marked() -> None:
     view = ConnectionView(case_of("mtls-client-disable"))
-    client, server = re.findall(r'<div class="mnb-end (mnb-\w+)"><h4>(.*?)</h4>', view.html())
+    client, server = re.findall(r'<div class="mnb-end (mnb-\w+)"><h3>(.*?)</h3>', view.html())
     assert client[0] == "mnb-broken"
     assert client[1].startswith("client: client.bookinfo ")
     assert "at fault" in client[1]
@@ -265,7 +265,7 @@ def test_what_is_broken_has_a_sign_and_a_word_and_not_only_a_colour() -> None:
     html = RequestView(case_of("subset-missing"), JASON).html()
     picture = html[html.index("<svg") : html.index("</svg>")]
     assert ">✗</text>" in picture
-    assert ">cluster (broken)</text>" in picture
+    assert ">cluster (stopped)</text>" in picture
     assert 'role="img" aria-label="✗ client.bookinfo: ✓ listener' in picture
 
 

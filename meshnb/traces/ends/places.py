@@ -127,8 +127,8 @@ def find_destination(mesh: Mesh, text: str) -> Destination:
 
 def _service_ports(mesh: Mesh, name: str) -> tuple[ServicePort, ...]:
     by_address = tuple(one for one in mesh.services if one.cluster_ip == name.strip("[]"))
-    namespace, slash, service = name.partition("/")
-    return by_address or (ports_of(mesh, service, namespace) if slash else ports_of(mesh, name))
+    namespace, _, service = name.partition("/")
+    return by_address or ports_of(mesh, name) or ports_of(mesh, service, namespace)
 
 
 def ports_of(mesh: Mesh, host: str, namespace: str = "") -> tuple[ServicePort, ...]:
