@@ -346,7 +346,7 @@ CONFUSABLE: Mapping[str, tuple[Branch, ...]] = {
         branch(
             "The server speaks first, and the port does not say so",
             "declared protocol of the port, bytes in the log",
-            "802",
+            "802 820",
         ),
         branch(
             "HTTP is treated as bytes, or bytes as HTTP",
@@ -456,7 +456,7 @@ CONFUSABLE: Mapping[str, tuple[Branch, ...]] = {
         branch(
             "A proxy is out of step with istiod",
             "connections and acknowledgements",
-            "602 603 604 610 611 612 613 615 616 617 680",
+            "602 603 604 610 611 612 613 615 616 617 680 681",
         ),
         branch("An earlier route takes the requests", "order of routes", "220 224"),
         branch(

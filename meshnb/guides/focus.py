@@ -47,6 +47,10 @@ class Focus:
 
 def sights(case: Case, symptom: Symptom) -> tuple[str, ...]:
     """Return what somebody who has this symptom would say, the likeliest first: keys of SIGHTS."""
+    if symptom.kind == "state":
+        cause = _explaining(case, symptom)
+        code = cause.check.code if cause is not None else ""
+        return tuple(name for name in _NOTICED if code in codes(name)) or ("check_mesh",)
     if symptom.kind == "pod":
         return ("not_ready",)
     if symptom.kind in ("sync", "control plane"):

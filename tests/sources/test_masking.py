@@ -92,7 +92,8 @@ def _masked(bundle: Bundle, target: Path) -> Masked:
 # --- The same diagnosis -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recording_names())
+#: Every third is enough for each run of the tests: one takes seconds.
+@pytest.mark.parametrize("name", recording_names()[::3])
 def test_a_masked_recording_is_diagnosed_as_the_original_is(
     name: str, masked: Callable[[str], Masked]
 ) -> None:
