@@ -268,7 +268,7 @@ CONFUSABLE: Mapping[str, tuple[Branch, ...]] = {
         branch(
             "The gateway opens no listener for the port",
             "listeners of the gateway's pods, ports of its Service",
-            "301 305 306 327 354",
+            "301 305 306 307 327 354",
             "NR",
             silent=True,
         ),
@@ -439,7 +439,7 @@ CONFUSABLE: Mapping[str, tuple[Branch, ...]] = {
             "702",
         ),
         branch("A job waits for its sidecar", "containers that have ended", "750"),
-        branch("A gateway waits for its load balancer", "status of its Service", "306"),
+        branch("A gateway waits for its load balancer", "status of its Service", "306 307"),
     ),
     "change": (
         branch(
@@ -450,7 +450,7 @@ CONFUSABLE: Mapping[str, tuple[Branch, ...]] = {
         branch(
             "No istiod reads the object, or its settings",
             "definitions, revisions, discovery selectors, /debug/configz",
-            "130 131 132 133",
+            "130 131 132 133 137",
         ),
         branch("Proxies refuse what istiod sends", "ERROR in syncz, with Envoy's words", "601 614"),
         branch(
@@ -520,7 +520,7 @@ CONFUSABLE: Mapping[str, tuple[Branch, ...]] = {
         branch(
             "Its port is not registered, or another host takes it",
             "ports of ServiceEntries, listeners of the port",
-            "236 237 238",
+            "236 237 238 240",
         ),
         _EXTERNAL_ENDPOINTS,
         branch(
