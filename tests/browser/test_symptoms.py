@@ -17,6 +17,8 @@ from tests.browser.lab import PATIENCE_MS, browser, run_all, running, wait_for_k
 CHROMIUM = shutil.which("chromium")
 #: Where pictures of each step are put, when somebody wants to look at them.
 SHOTS = os.environ.get("MESHNB_SHOTS")
+#: The other browser tests run in the light theme.
+THEMES = ["JupyterLab Light", "JupyterLab Dark"] if SHOTS else ["JupyterLab Dark"]
 
 #: Without pictures some are enough: the one for what is seen here, one that is led elsewhere, and
 #: the check of the mesh.
@@ -25,7 +27,7 @@ _WALKED = ("forbidden", "not_found", "check_mesh")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 
-@pytest.fixture(scope="module", params=["JupyterLab Light", "JupyterLab Dark"])
+@pytest.fixture(scope="module", params=THEMES)
 def page(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Page]:

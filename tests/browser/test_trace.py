@@ -17,12 +17,14 @@ from tests.cases import case_of
 CHROMIUM = shutil.which("chromium")
 #: Where pictures of each step are put, when somebody wants to look at them.
 SHOTS = os.environ.get("MESHNB_SHOTS")
+#: The other browser tests run in the light theme.
+THEMES = ["JupyterLab Light", "JupyterLab Dark"] if SHOTS else ["JupyterLab Dark"]
 JASON = "GET /reviews/0 with header end-user: jason from client to reviews:9080"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 
-@pytest.fixture(scope="module", params=["JupyterLab Light", "JupyterLab Dark"])
+@pytest.fixture(scope="module", params=THEMES)
 def lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Lab, str]]:
